@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Packs: content-addressed, born-sealed LMDB files that hold big data (hidden states at cuts, evicted layers, remainders) as values
+// of at most 4 MiB - 16 B (header included), key = chunk number (u32 BE). Built in RAM (a memfd), at most kPackBytesMax each, and
+// published like everything else. Every byte of the file is covered: values by the chunk digests, the rest by `skeleton`.
+//   root = SHA-256("holdfast pack 1\n" | file_size u64 LE | skeleton | count u32 LE | per chunk: offset u64, stored_len u64, raw_len u64, digest)
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ledger/base/file_system.h"
+#include "ledger/format/layout.h"
+#include "ledger/log/publish.h"
+#include "ledger/records/records.h"
+
+namespace holdfast {
+
+inline constexpr uint64_t kChunkValueMax = (4u << 20) - 16;                      // fills whole overflow pages exactly
+inline constexpr uint64_t kChunkRawMax = kChunkValueMax - kRecordHeaderBytes;    // so that a stored chunk fits; even
+inline constexpr uint64_t kPackBytesMax = 64u << 20;                             // of values in one pack
+
+// Collects chunks into one or more packs and publishes each as it fills. Not thread safe.
+class PackWriter {
+ public:
+  PackWriter(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation, std::string subject);
+  ~PackWriter();
+  // Adds raw bytes (<= kChunkRawMax) as one chunk, encoded as `codec` if that helps. Returns where it will be found:
+  // `pack` is an index into the vector that Finish returns.
+  Result<StoredTensor::Piece> Add(Codec codec, ByteSpan raw);
+  // Adds a whole tensor, cut into chunks, and fills name-independent fields (digest, pieces).
+  Status AddTensor(Codec codec, ByteSpan raw, StoredTensor* tensor);
+  // Publishes what is pending. An existing pack of the same root is the same content and counts as published.
+  Result<std::vector<PackManifest>> Finish();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Reads chunks of the packs of one record by pread at the recorded place; LMDB is not involved.
+// Every chunk is checked against its digest before it is decoded: kCorrupt names the pack file and the chunk.
+class PackReader {
+ public:
+  PackReader(FileSystem& fs, const RunLayout& layout, const std::vector<PackManifest>& packs);
+  ~PackReader();
+  // Decodes one chunk into `out` (out.size() == raw_len). Thread safe.
+  Status ReadChunk(uint32_t pack, uint32_t chunk, std::span<uint8_t> out) const;
+  uint64_t RawLen(uint32_t pack, uint32_t chunk) const;
+  // Reads a tensor (out.size() == its bytes).
+  Status ReadTensor(const StoredTensor& t, std::span<uint8_t> out) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Reads the whole pack and checks every byte (chunks, skeleton, root, name). For fsck --deep.
+Status VerifyPack(FileSystem& fs, const RunLayout& layout, const PackManifest& manifest);
+
+Json ManifestToJson(const PackManifest& m);
+Result<PackManifest> ManifestFromJson(const Json& j, const std::string& what);
+Digest PackRoot(const PackManifest& m);  // recomputed from the other fields
+
+}  // namespace holdfast
