@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A decoder described by data: what config.json of a supported architecture means for tensors, quantizer sites and the forward pass.
+// Pure C++, no torch: jobctl plans with it, verify judges with it, the runner computes with it. A further architecture is a
+// further row of data (names, kinds, flags), not a further copy of code.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "export/format/safetensors.h"
+#include "ledger/base/json.h"
+#include "ledger/records/records.h"
+
+namespace holdfast {
+
+struct RopeSpec {
+  enum class Kind : uint8_t { kDefault, kLinear, kDynamic, kYarn, kLlama3 };
+  Kind kind = Kind::kDefault;
+  double theta = 10000.0;
+  double factor = 1.0;
+  double low_freq_factor = 1.0, high_freq_factor = 4.0;           // llama3
+  double beta_fast = 32.0, beta_slow = 1.0;                       // yarn
+  double attention_factor = 1.0;                                  // multiplies cos and sin (yarn; 1 otherwise), resolved
+  bool truncate = true;                                           // yarn
+  uint64_t original_max_positions = 0;
+};
+
+struct DecoderSpec {
+  std::string architecture;                // "LlamaForCausalLM"
+  std::string model_type;
+  uint64_t hidden = 0, intermediate = 0, vocab = 0, max_positions = 0;
+  uint32_t layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  double norm_eps = 1e-6;
+  enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh } activation = Activation::kSilu;
+  bool qkv_bias = false, o_bias = false, mlp_bias = false, tied_embeddings = false;
+  RopeSpec rope;
+  std::vector<uint64_t> window;            // per layer: 0 = full attention, else the sliding window in tokens
+  DType dtype = DType::kBF16;              // of the checkpoint, as config.json says
+};
+
+// Architectures known here, for messages and docs.
+std::vector<std::string> SupportedArchitectures();
+
+// Errors: kUnsupported (architecture: lists those we know; rope type; activation; already quantized source), kInvalidArgument
+// (a field missing, of the wrong type, out of bounds or in conflict, named). Both styles of config.json are read: hub
+// (rope_theta, rope_scaling, torch_dtype) and transformers 5 (rope_parameters, dtype, layer_types).
+Result<DecoderSpec> ParseDecoder(const Json& config, const std::string& what);
+
+enum class Recipe : uint8_t { kNvfp4, kNvfp4MlpOnly, kNvfp4W4A16 };
+Result<Recipe> ParseRecipe(const std::string& name);   // lists the names on error
+
+// The model as units (layers, embed, head), sites and sets, and the exclude list, without looking at weights: tensors carry names
+// and shapes, file/offset/dtype unset. plan.stages is left empty.
+Result<Plan> DescribeModel(const DecoderSpec& spec, Recipe recipe);
+
+// DescribeModel bound to a source checkpoint: every tensor found, with its dtype, file and offset; shapes agree with the config.
+// Errors (kInvalidArgument): a tensor missing, of a wrong shape or dtype (bf16, f16, f32 are read), one that nobody asked for (named;
+// rotary inv_freq buffers and a tied lm_head copy are let pass), an input dimension of a quantized linear that is not a multiple of 16.
+Result<Plan> BindModel(const DecoderSpec& spec, Recipe recipe, const SourceModel& source);
+
+// Cuts `plan.layers` into stages. `shard_layers` (e.g. 14,14,2) must add up; else `stages` equal parts (by layers).
+Result<std::vector<std::pair<uint32_t, uint32_t>>> CutStages(uint32_t layers, const std::vector<uint32_t>& shard_layers, uint32_t stages);
+
+}  // namespace holdfast
