@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The sockets of a run, on ZeroMQ (the only box that includes it). A socket belongs to one thread; Wait() blocks on several sockets
+// and one event descriptor at once. Lossy on purpose where the ledger is the truth: sends never block.
+//   control: workers (DEALER) -> supervisor (ROUTER), WorkerReport as JSON
+//   edge:    producer (DEALER) -> consumer (ROUTER), EdgeMessage + payload; credit flows back
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/wire/messages.h"
+
+namespace holdfast {
+
+class Context {  // one per process; sockets must die before it
+ public:
+  Context();
+  ~Context();
+  struct Impl;
+  Impl* impl() const { return impl_.get(); }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+class Socket {
+ public:
+  enum class Kind : uint8_t { kRouter, kDealer };
+  // Binds (router) or connects (dealer) to e.g. "ipc://@name" or "tcp://127.0.0.1:5000". `max_message_bytes` bounds what is received.
+  static Result<std::unique_ptr<Socket>> Open(Context& context, Kind kind, const std::string& endpoint, size_t max_message_bytes);
+  ~Socket();
+  // Sends frames without blocking. false: the queue is full or the peer is gone; nothing was sent.
+  // For a router the first frame is the peer's routing id, as received.
+  bool Send(const std::vector<ByteSpan>& frames);
+  // Receives one whole message without blocking; nullopt: none. At most `frames_max` frames are kept, longer messages are dropped.
+  std::optional<std::vector<Bytes>> Receive(size_t frames_max = 4);
+  struct Impl;
+  Impl* impl() const { return impl_.get(); }
+
+ private:
+  explicit Socket(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Blocks until one of the sockets is readable, `event_fd` (or -1) is readable, or the time is over.
+void WaitReadable(const std::vector<Socket*>& sockets, int event_fd, int timeout_ms);
+
+}  // namespace holdfast

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What processes of one run say to each other. Pure encoding, no sockets. Every message begins with the wire version; an unknown
+// version or type is an error that the receiver counts and drops. Nothing here is authority: the ledger is (docs/wire-protocol.md).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ledger/base/checksum.h"
+#include "ledger/base/ids.h"
+#include "ledger/base/json.h"
+#include "ledger/base/result.h"
+
+namespace holdfast {
+
+inline constexpr uint32_t kWireVersion = 1;
+inline constexpr size_t kControlBytesMax = 1u << 20;
+inline constexpr size_t kCutChunkBytes = 4u << 20;     // payload of one data message
+inline constexpr size_t kDataBytesMax = 8u << 20;
+
+// Worker -> supervisor. Canonical JSON on the control socket.
+struct WorkerReport {
+  enum class Kind : uint8_t { kProgress, kFailed, kFinished };
+  Kind kind = Kind::kProgress;
+  uint16_t stage = 0;
+  uint32_t attempt = 0;
+  std::string phase;                 // "start", "load", "calibrate", "evict", "seal"
+  uint64_t samples_done = 0, samples_total = 0;
+  uint64_t units_done = 0, units_total = 0;
+  uint64_t bytes_read = 0, bytes_written = 0;  // source weights read; packs and slots published
+  uint64_t rss_bytes = 0;
+  uint64_t cuts_received = 0, cuts_from_packs = 0, chunks_dropped = 0;
+  std::string error_code, error;     // kFailed
+  std::string Encode() const;
+  static Result<WorkerReport> Decode(std::string_view text);
+};
+
+// Producer of a cut -> its consumer, on the data edge. A binary header frame, then a payload frame for kChunk.
+struct EdgeMessage {
+  enum class Kind : uint8_t { kHello = 1, kChunk = 2, kCommitted = 3 };
+  Kind kind = Kind::kHello;
+  Nonce job, producer;               // producer: its incarnation
+  uint32_t boundary = 0;             // layer at which the cut is taken
+  uint32_t sample = 0;
+  uint32_t chunk = 0, chunks = 0;    // of this cut
+  uint64_t tokens = 0, total_bytes = 0;
+  Digest digest;                     // SHA-256 of this chunk's payload
+  Bytes Encode() const;
+  static Result<EdgeMessage> Decode(ByteSpan bytes);
+};
+
+// Consumer -> producer: how many payload bytes this consumer has granted since it was born.
+struct EdgeCredit {
+  Nonce consumer;
+  uint64_t granted_bytes = 0;
+  Bytes Encode() const;
+  static Result<EdgeCredit> Decode(ByteSpan bytes);
+};
+
+}  // namespace holdfast
