@@ -30,4 +30,8 @@ Encoded Encode(Codec wanted, ByteSpan raw);
 // trailing bytes, checksum, odd length for planes. Never allocates more than out.size() besides.
 Status Decode(Codec codec, ByteSpan encoded, std::span<uint8_t> out);
 
+// The part of Decode that needs no room for the result: whether `encoded` claims to be `raw_len` bytes of `codec`. For callers
+// that must not allocate on the word of a header alone.
+Status CheckEncoded(Codec codec, ByteSpan encoded, uint64_t raw_len);
+
 }  // namespace holdfast

@@ -59,8 +59,4 @@ class PackReader {
 // Reads the whole pack and checks every byte (chunks, skeleton, root, name). For fsck --deep.
 Status VerifyPack(FileSystem& fs, const RunLayout& layout, const PackManifest& manifest);
 
-Json ManifestToJson(const PackManifest& m);
-Result<PackManifest> ManifestFromJson(const Json& j, const std::string& what);
-Digest PackRoot(const PackManifest& m);  // recomputed from the other fields
-
 }  // namespace holdfast

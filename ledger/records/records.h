@@ -53,6 +53,7 @@ struct Record {
 
 // Value bytes at rest: 48-byte little-endian header {magic u16, hdr_ver u8, class u8, codec u8, flags u8, schema u16, epoch u64,
 // raw_len u64, enc_len u64, wall_ns u64, crc32c(payload) u32, crc32c(header) u32} + encoded payload.
+inline constexpr size_t kRecordKeyBytes = 15;
 inline constexpr size_t kRecordHeaderBytes = 48;
 Bytes EncodeRecordValue(const Record& r);
 Result<Record> DecodeRecordValue(const RecordKey& key, ByteSpan value);
@@ -72,6 +73,11 @@ struct PackManifest {
   Digest skeleton;          // SHA-256 of all bytes of the file outside the chunks' values
   std::vector<ChunkRef> chunks;
 };
+
+Digest PackRoot(const PackManifest& m);  // recomputed from the other fields, see pack.h
+Json ManifestToJson(const PackManifest& m);
+// Refuses a manifest whose fields do not give its root, or whose chunks overlap or leave the file.
+Result<PackManifest> ManifestFromJson(const Json& j, const std::string& what);
 
 struct StoredTensor {       // a tensor inside the packs of one record
   std::string name;
@@ -209,7 +215,7 @@ struct Cut {                 // H, inside S: the hidden states that leave a stag
   std::vector<PackManifest> packs;  // chunks in byte order; empty: not kept (behind the last layer)
 };
 
-struct SampleRecord {        // S, stage = stream, a = sample; part 0 = JSON, part 1 = amax as f32 LE bit patterns
+struct SampleRecord {        // S, stage = stream, a = sample, b = first layer; part 0 = JSON, part 1 = amax as f32 LE bit patterns
   uint32_t sample = 0;
   uint32_t first_layer = 0, last_layer = 0;
   Digest input;              // digest of the cut that entered; for layer 0: SHA-256 of the token payload (EncodeTokens)

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Records about the life of streams: who, since when, doing what.
+#include "ledger/records/fields.h"
+#include "ledger/records/records.h"
+
+namespace holdfast {
+
+Json Incarnation::ToJson() const {
+  return {{"node", node}, {"nonce", nonce.Hex()}, {"hostname", hostname}, {"machine_id", machine_id}, {"boot_id", boot_id},
+          {"binary", binary}, {"device", device}, {"endpoint", endpoint}, {"pid", pid}, {"start_ticks", start_ticks}};
+}
+Result<Incarnation> Incarnation::FromJson(const Json& j) {
+  Incarnation i;
+  HOLDFAST_TRY(Fields(j, "incarnation record").Get("node", &i.node).Get("nonce", &i.nonce).Get("hostname", &i.hostname)
+      .Get("machine_id", &i.machine_id).Get("boot_id", &i.boot_id).Get("binary", &i.binary).Get("device", &i.device)
+      .Get("endpoint", &i.endpoint).Get("pid", &i.pid).Get("start_ticks", &i.start_ticks).status());
+  return i;
+}
+
+Json Claim::ToJson() const {
+  return {{"epoch", epoch}, {"incarnation", incarnation.Hex()}, {"node", node}, {"reason", reason}, {"pid", pid}, {"numerics", numerics}};
+}
+Result<Claim> Claim::FromJson(const Json& j) {
+  Claim c;
+  HOLDFAST_TRY(Fields(j, "claim record").Get("epoch", &c.epoch).Get("incarnation", &c.incarnation).Get("node", &c.node)
+      .Get("reason", &c.reason).Get("pid", &c.pid).Get("numerics", &c.numerics).status());
+  return c;
+}
+
+Json Release::ToJson() const { return {{"epoch", epoch}, {"reason", reason}}; }
+Result<Release> Release::FromJson(const Json& j) {
+  Release r;
+  HOLDFAST_TRY(Fields(j, "release record").Get("epoch", &r.epoch).Get("reason", &r.reason).status());
+  return r;
+}
+
+Json PhaseBegin::ToJson() const {
+  return {{"phase", phase}, {"attempt", attempt}, {"window", window}, {"threads", threads}, {"planned_bytes", planned_bytes}, {"available_bytes", available_bytes}};
+}
+Result<PhaseBegin> PhaseBegin::FromJson(const Json& j) {
+  PhaseBegin p;
+  HOLDFAST_TRY(Fields(j, "phase record").Get("phase", &p.phase).Get("attempt", &p.attempt).Get("window", &p.window)
+      .Get("threads", &p.threads).Get("planned_bytes", &p.planned_bytes).Get("available_bytes", &p.available_bytes).status());
+  return p;
+}
+
+Json SourceRead::ToJson() const {
+  Json list = Json::array();
+  for (const auto& [name, digest] : tensors) list.push_back(Json::array({name, digest.Hex()}));
+  return {{"unit", unit}, {"tensors", std::move(list)}};
+}
+Result<SourceRead> SourceRead::FromJson(const Json& j) {
+  SourceRead s;
+  Fields f(j, "source record");
+  f.Get("unit", &s.unit).Array("tensors", &s.tensors, [&](const Json& v, std::pair<std::string, Digest>* t) {
+    if (!v.is_array() || v.size() != 2) return f.Fail("field \"tensors\" is not a list of [name, digest]").status();
+    f.Value(v[0], "tensors", &t->first);
+    f.Value(v[1], "tensors", &t->second);
+    return f.status();
+  });
+  HOLDFAST_TRY(f.status());
+  return s;
+}
+
+}  // namespace holdfast
