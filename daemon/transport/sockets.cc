@@ -17,12 +17,13 @@ struct Socket::Impl {
 Socket::Socket(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Socket::~Socket() = default;
 
-Result<std::unique_ptr<Socket>> Socket::Open(Context& context, Kind kind, const std::string& endpoint, size_t max_message_bytes) {
+Result<std::unique_ptr<Socket>> Socket::Open(Context& context, Kind kind, const std::string& endpoint, size_t max_message_bytes,
+                                             int linger_ms) {
   try {
     auto impl = std::make_unique<Impl>();
     impl->socket = zmq::socket_t(context.impl()->context, kind == Kind::kRouter ? zmq::socket_type::router : zmq::socket_type::dealer);
     zmq::socket_t& s = impl->socket;
-    s.set(zmq::sockopt::linger, 0);
+    s.set(zmq::sockopt::linger, linger_ms);
     s.set(zmq::sockopt::maxmsgsize, static_cast<int64_t>(max_message_bytes));
     s.set(zmq::sockopt::sndhwm, 64);
     s.set(zmq::sockopt::rcvhwm, 64);

@@ -30,8 +30,10 @@ class Context {  // one per process; sockets must die before it
 class Socket {
  public:
   enum class Kind : uint8_t { kRouter, kDealer };
-  // Binds (router) or connects (dealer) to e.g. "ipc://@name" or "tcp://127.0.0.1:5000". `max_message_bytes` bounds what is received.
-  static Result<std::unique_ptr<Socket>> Open(Context& context, Kind kind, const std::string& endpoint, size_t max_message_bytes);
+  // Binds (router) or connects (dealer) to e.g. "ipc://@name" or "tcp://127.0.0.1:5000". `max_message_bytes` bounds what is received;
+  // `linger_ms` is how long the last messages may still travel after the socket is closed.
+  static Result<std::unique_ptr<Socket>> Open(Context& context, Kind kind, const std::string& endpoint, size_t max_message_bytes,
+                                              int linger_ms = 0);
   ~Socket();
   // Sends frames without blocking. false: the queue is full or the peer is gone; nothing was sent.
   // For a router the first frame is the peer's routing id, as received.

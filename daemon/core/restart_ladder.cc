@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/core/restart_ladder.h"
+
+#include <algorithm>
+
+namespace holdfast {
+
+RestartLadder::Decision RestartLadder::OnDeath(DeathCause cause, bool progress) {
+  if (progress) barren_ = 0;
+  if (cause == DeathCause::kOutOfMemory) {
+    ++out_of_memory_;
+    const WorkerSize before = size_;
+    if (size_.window > 1) {
+      size_.window = std::max(1u, size_.window / 2);
+      size_.threads = std::min(size_.threads, std::max(size_.window, 1u));
+    } else if (size_.threads > 1) {
+      size_.threads = 1;
+    }
+    if (size_ != before) {  // a smaller worker deserves its own tries
+      barren_ = 0;
+      ++restarts_;
+      return {true, size_, ""};
+    }
+  }
+  if (++barren_ >= kDeathsWithoutProgressMax) {
+    const std::string advice =
+        cause == DeathCause::kOutOfMemory
+            ? "one sample on one thread does not fit either: free memory, shorten --seq-len (a new job), or cut the model into more "
+              "stages with --stages"
+            : "it died " + std::to_string(barren_) + " times in a row without committing anything: see the messages above, then run "
+              "`jobctl fsck` and `jobctl resume`";
+    return {false, size_, advice};
+  }
+  ++restarts_;
+  return {true, size_, ""};
+}
+
+}  // namespace holdfast

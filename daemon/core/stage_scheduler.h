@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which sample a stage computes next, and from what. Pure: events in, decisions out; no I/O, no threads, no clock.
+// A sample of a stage becomes runnable when its input is at hand: token ids (first stage), a cut that arrived over the edge (held in
+// memory, bounded), or a cut that the upstream stage committed (read from packs by whoever computes). At most `window` samples are in
+// flight: started and not yet committed. Order is free; the lowest runnable sample goes first so that a run looks orderly.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "ledger/base/coding.h"
+
+namespace holdfast {
+
+enum class InputKind : uint8_t { kTokens, kMemory, kPack };
+
+struct StartSample {
+  uint32_t sample = 0;
+  InputKind input = InputKind::kTokens;
+  Bytes cut;            // kMemory: the raw hidden states
+  uint64_t tokens = 0;  // kMemory
+};
+
+class StageScheduler {
+ public:
+  struct Options {
+    std::vector<uint32_t> todo;       // samples without a record, ascending
+    bool from_tokens = false;         // first stage
+    uint32_t window = 2;
+    uint64_t memory_bytes_max = 0;    // of cuts held in memory
+  };
+  explicit StageScheduler(Options options);
+
+  // Events.
+  // A whole cut arrived. false: not wanted (done, in flight, already held) or no room; the bytes are dropped.
+  bool OnCutReceived(uint32_t sample, uint64_t tokens, Bytes cut);
+  void OnCutCommitted(uint32_t sample);          // it is in packs now
+  void OnCommitted(uint32_t sample);             // our own record is durable
+  void OnFailed(uint32_t sample);                // back to todo
+
+  // Decision: the next sample to start, if the window has room and one is runnable.
+  std::optional<StartSample> Next();
+
+  bool done() const { return todo_.empty() && in_flight_.empty(); }
+  size_t in_flight() const { return in_flight_.size(); }
+  size_t waiting() const { return todo_.size(); }
+  uint64_t memory_bytes() const { return memory_bytes_; }
+  uint64_t memory_bytes_free() const { return options_.memory_bytes_max - memory_bytes_; }
+
+ private:
+  struct Held {
+    uint64_t tokens;
+    Bytes cut;
+  };
+  Options options_;
+  std::set<uint32_t> todo_, in_flight_, in_packs_;
+  std::map<uint32_t, Held> held_;
+  uint64_t memory_bytes_ = 0;
+};
+
+}  // namespace holdfast

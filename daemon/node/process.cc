@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/node/process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+namespace holdfast {
+namespace {
+
+// Adjusts how readily the kernel kills a worker instead of its supervisor when memory runs out.
+constexpr char kWorkerOomScoreAdj[] = "600";
+
+std::string ReadText(const std::string& path) {
+  std::ifstream in(path);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::string FirstLine(const std::string& path) {
+  std::string text = ReadText(path);
+  return text.substr(0, text.find('\n'));
+}
+
+// Field 22 of /proc/<pid>/stat, counted behind the command name, which may contain anything.
+std::optional<uint64_t> StartTicks(uint64_t pid) {
+  const std::string stat = ReadText("/proc/" + std::to_string(pid) + "/stat");
+  const size_t paren = stat.rfind(')');
+  if (paren == std::string::npos) return std::nullopt;
+  std::istringstream fields(stat.substr(paren + 1));
+  std::string field, state;
+  fields >> state;
+  if (state == "Z" || state == "X") return std::nullopt;  // dead, only not yet reaped
+  for (int i = 4; i <= 22; ++i) fields >> field;
+  return std::strtoull(field.c_str(), nullptr, 10);
+}
+
+uint64_t Keyword(const std::string& text, const std::string& key) {
+  std::istringstream in(text);
+  std::string word;
+  while (in >> word) {
+    if (word == key) {
+      uint64_t v = 0;
+      in >> v;
+      return v;
+    }
+  }
+  return 0;
+}
+
+// Directories of this process's memory cgroup, v1 and v2, as far as they can be seen.
+std::vector<std::string> CgroupDirs() {
+  std::vector<std::string> dirs;
+  std::istringstream lines(ReadText("/proc/self/cgroup"));
+  for (std::string line; std::getline(lines, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1), path = line.substr(second + 1);
+    if (controllers.empty()) dirs.push_back("/sys/fs/cgroup" + path);
+    if (controllers.find("memory") != std::string::npos) {
+      dirs.push_back("/sys/fs/cgroup/memory" + path);
+      dirs.push_back("/sys/fs/cgroup/memory");
+    }
+  }
+  return dirs;
+}
+
+}  // namespace
+
+std::string HostName() {
+  char name[256] = {};
+  if (::gethostname(name, sizeof name - 1) != 0) return "unknown";
+  return name;
+}
+
+Incarnation DescribeThisProcess(const std::string& node, const std::string& binary, const std::string& device) {
+  Incarnation who;
+  who.node = node;
+  who.nonce = Nonce::Random();
+  who.hostname = HostName();
+  who.machine_id = FirstLine("/etc/machine-id");
+  who.boot_id = FirstLine("/proc/sys/kernel/random/boot_id");
+  who.binary = binary;
+  who.device = device;
+  who.pid = static_cast<uint64_t>(::getpid());
+  who.start_ticks = StartTicks(who.pid).value_or(0);
+  return who;
+}
+
+Liveness ProbeIncarnation(const Incarnation& who) {
+  const std::string boot_id = FirstLine("/proc/sys/kernel/random/boot_id");
+  if (who.boot_id == boot_id) {
+    const auto ticks = StartTicks(who.pid);
+    return ticks.has_value() && *ticks == who.start_ticks ? Liveness::kAlive : Liveness::kDead;
+  }
+  const std::string machine_id = FirstLine("/etc/machine-id");
+  const bool same_machine = who.hostname == HostName() && who.machine_id == machine_id;
+  return same_machine ? Liveness::kDead : Liveness::kElsewhere;  // the same machine, but it was rebooted since
+}
+
+Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument, const std::vector<std::string>& drop_env) {
+  std::vector<std::string> kept;
+  for (char** e = environ; *e != nullptr; ++e) {
+    const std::string entry = *e;
+    const std::string name = entry.substr(0, entry.find('='));
+    if (std::find(drop_env.begin(), drop_env.end(), name) == drop_env.end()) kept.push_back(entry);
+  }
+  std::vector<char*> env;
+  for (std::string& e : kept) env.push_back(e.data());
+  env.push_back(nullptr);
+  std::string bin = binary, arg = argument;
+  char* argv[] = {bin.data(), arg.data(), nullptr};
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid < 0) return ErrnoError(errno, "starting " + binary);
+  if (pid == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(75);  // the parent died before the line above
+    // Between fork and exec only async-signal-safe calls: another thread may hold the allocator's lock.
+    const int fd = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd >= 0 && ::write(fd, kWorkerOomScoreAdj, sizeof kWorkerOomScoreAdj - 1) < 0) {
+      // Not allowed here: the kernel then chooses without our advice.
+    }
+    ::execve(bin.c_str(), argv, env.data());
+    ::_exit(127);
+  }
+  return pid;
+}
+
+std::optional<ChildEnd> ReapChild(pid_t pid) {
+  int status = 0;
+  const pid_t got = ::waitpid(pid, &status, WNOHANG);
+  if (got == 0) return std::nullopt;
+  if (got < 0) return ChildEnd{.exited = true, .code = 1};
+  if (WIFEXITED(status)) return ChildEnd{.exited = true, .code = WEXITSTATUS(status)};
+  if (WIFSIGNALED(status)) return ChildEnd{.exited = false, .code = WTERMSIG(status)};
+  return std::nullopt;
+}
+
+OomCounters ReadOomCounters() {
+  OomCounters c;
+  for (const std::string& dir : CgroupDirs()) {
+    c.cgroup += Keyword(ReadText(dir + "/memory.events"), "oom_kill");
+    c.cgroup += Keyword(ReadText(dir + "/memory.oom_control"), "oom_kill");
+  }
+  c.machine = Keyword(ReadText("/proc/vmstat"), "oom_kill");
+  return c;
+}
+
+uint64_t MemAvailableBytes() {
+  uint64_t available = Keyword(ReadText("/proc/meminfo"), "MemAvailable:") * 1024;
+  for (const std::string& dir : CgroupDirs()) {
+    for (const auto& [limit_file, usage_file] : {std::pair{"/memory.max", "/memory.current"},
+                                                 std::pair{"/memory.limit_in_bytes", "/memory.usage_in_bytes"}}) {
+      const std::string limit_text = FirstLine(dir + limit_file);
+      if (limit_text.empty() || limit_text == "max") continue;
+      const uint64_t limit = std::strtoull(limit_text.c_str(), nullptr, 10);
+      const uint64_t used = std::strtoull(FirstLine(dir + usage_file).c_str(), nullptr, 10);
+      const uint64_t reclaimable = Keyword(ReadText(dir + "/memory.stat"), "inactive_file");
+      const uint64_t busy = used > reclaimable ? used - reclaimable : 0;
+      available = std::min(available, limit > busy ? limit - busy : 0);
+    }
+  }
+  return available;
+}
+
+std::optional<uint64_t> RssBytes(pid_t pid) {
+  const uint64_t kb = Keyword(ReadText("/proc/" + std::to_string(pid) + "/status"), "VmRSS:");
+  if (kb == 0) return std::nullopt;
+  return kb * 1024;
+}
+
+}  // namespace holdfast

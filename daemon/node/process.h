@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Processes as a node sees them: who we are, whether somebody else still lives, how a child ended. Linux only.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ledger/base/ids.h"
+#include "ledger/base/result.h"
+#include "ledger/records/records.h"
+
+namespace holdfast {
+
+// The incarnation record of this process, under a fresh nonce.
+Incarnation DescribeThisProcess(const std::string& node, const std::string& binary, const std::string& device);
+std::string HostName();
+
+enum class Liveness : uint8_t {
+  kAlive,      // same machine and boot, the pid runs and started when the record says
+  kDead,       // same machine, and it does not
+  kElsewhere,  // another machine: cannot be told from here
+};
+Liveness ProbeIncarnation(const Incarnation& who);
+
+// Starts `binary` with one argument. The child dies with this process (PR_SET_PDEATHSIG, SIGKILL) and offers itself first to the
+// kernel's OOM killer. Call from the main thread: the death signal is bound to the thread that forks.
+// `drop_env`: names of environment variables that the child must not inherit.
+Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument, const std::vector<std::string>& drop_env);
+
+struct ChildEnd {
+  bool exited = false;       // else signalled
+  int code = 0;              // exit code or signal number
+};
+// Non-blocking; nullopt: still running.
+std::optional<ChildEnd> ReapChild(pid_t pid);
+
+// Kernel counters of OOM kills that could have hit our children: cgroup v1/v2 of this process and the whole machine. A SIGKILL while a
+// counter rose is an OOM kill; otherwise somebody else sent it.
+struct OomCounters {
+  uint64_t cgroup = 0, machine = 0;
+  friend bool operator==(const OomCounters&, const OomCounters&) = default;
+};
+OomCounters ReadOomCounters();
+
+uint64_t MemAvailableBytes();                   // MemAvailable, lowered to the free part of the cgroup's limit if there is one
+std::optional<uint64_t> RssBytes(pid_t pid);
+
+}  // namespace holdfast

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/node/worker_args.h"
+
+#include "ledger/base/json.h"
+
+namespace holdfast {
+
+std::string WorkerArgs::Encode() const {
+  return CanonicalJson(Json{{"v", 1},
+                            {"run_dir", run_dir},
+                            {"stage", stage},
+                            {"attempt", attempt},
+                            {"reason", reason},
+                            {"node", node},
+                            {"supervisor", supervisor.Hex()},
+                            {"device", device},
+                            {"window", size.window},
+                            {"threads", size.threads}});
+}
+
+Result<WorkerArgs> WorkerArgs::Decode(const std::string& text) {
+  const std::string what = "worker arguments";
+  HOLDFAST_ASSIGN(const Json j, ParseJson(text, what, 1 << 20));
+  WorkerArgs a;
+  HOLDFAST_ASSIGN(const uint64_t version, GetUint(j, "v", what));
+  if (version != 1) return Unsupported(what + " of version " + std::to_string(version) + ": jobctl and holdfast-worker are not of one build");
+  HOLDFAST_ASSIGN(a.run_dir, GetString(j, "run_dir", what));
+  HOLDFAST_ASSIGN(const uint64_t stage, GetUint(j, "stage", what));
+  HOLDFAST_ASSIGN(const uint64_t attempt, GetUint(j, "attempt", what));
+  HOLDFAST_ASSIGN(const uint64_t window, GetUint(j, "window", what));
+  HOLDFAST_ASSIGN(const uint64_t threads, GetUint(j, "threads", what));
+  HOLDFAST_ASSIGN(a.reason, GetString(j, "reason", what));
+  HOLDFAST_ASSIGN(a.node, GetString(j, "node", what));
+  HOLDFAST_ASSIGN(a.device, GetString(j, "device", what));
+  HOLDFAST_ASSIGN(const std::string supervisor, GetString(j, "supervisor", what));
+  if (!Nonce::FromHex(supervisor, &a.supervisor)) return InvalidArgument(what + ": field \"supervisor\" is not 32 hex digits");
+  if (stage > 0xffff || window == 0 || window > 4096 || threads == 0 || threads > 4096) {
+    return InvalidArgument(what + ": stage, window or threads out of range");
+  }
+  a.stage = static_cast<uint16_t>(stage);
+  a.attempt = static_cast<uint32_t>(attempt);
+  a.size = {static_cast<uint32_t>(window), static_cast<uint32_t>(threads)};
+  return a;
+}
+
+std::string ControlEndpoint(const Nonce& supervisor) { return "ipc://@holdfast-" + supervisor.Hex() + "-control"; }
+std::string EdgeEndpoint(const Nonce& supervisor, uint32_t boundary_layer) {
+  return "ipc://@holdfast-" + supervisor.Hex() + "-cut-" + std::to_string(boundary_layer);
+}
+
+}  // namespace holdfast

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/worker/committer.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace holdfast {
+namespace {
+
+constexpr auto kUpstreamPoll = std::chrono::milliseconds(100);
+
+}  // namespace
+
+Committer::Committer(Options options) : options_(std::move(options)), upstream_wanted_(options_.upstream_wanted) {
+  thread_ = std::thread([this] { Loop(); });
+}
+
+Committer::~Committer() { Stop(); }
+
+void Committer::Submit(ComputedSample sample) {
+  {
+    std::lock_guard lock(mutex_);
+    submitted_.push_back(std::move(sample));
+    ++open_;
+  }
+  wake_.notify_all();
+}
+
+void Committer::PollUpstreamSoon() {
+  {
+    std::lock_guard lock(mutex_);
+    look_ = true;
+  }
+  wake_.notify_all();
+}
+
+bool Committer::Flush(uint64_t timeout_ms) {
+  std::unique_lock lock(mutex_);
+  wake_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [this] { return open_ == 0 || events_.failure.has_value(); });
+  return open_ == 0;
+}
+
+void Committer::Stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+Committer::Events Committer::TakeEvents() {
+  std::lock_guard lock(mutex_);
+  Events out = events_;
+  events_.committed.clear();
+  events_.upstream.clear();
+  return out;
+}
+
+void Committer::Loop() {
+  for (;;) {
+    const Status status = Step();
+    if (!status.ok()) {
+      std::lock_guard lock(mutex_);
+      events_.failure = status.error();
+      stop_ = true;
+    }
+    std::unique_lock lock(mutex_);
+    const bool waits_upstream = !upstream_wanted_.empty() || !prepared_.empty();
+    const auto ready = [this] { return stop_ || look_ || !submitted_.empty(); };
+    if (waits_upstream) {
+      wake_.wait_for(lock, kUpstreamPoll, ready);
+    } else {
+      wake_.wait(lock, ready);
+    }
+    if (stop_) break;
+  }
+  options_.notify();
+  wake_.notify_all();
+}
+
+Status Committer::Step() {
+  for (;;) {
+    std::optional<ComputedSample> next;
+    {
+      std::lock_guard lock(mutex_);
+      look_ = false;
+      if (!submitted_.empty()) {
+        next = std::move(submitted_.front());
+        submitted_.pop_front();
+      }
+    }
+    if (next) HOLDFAST_TRY(PrepareOne(std::move(*next)));
+    if (!upstream_wanted_.empty()) {
+      HOLDFAST_TRY(options_.state->Refresh());
+      LookUpstream();
+    }
+    HOLDFAST_TRY(CommitReady());
+    if (!next) return OkStatus();
+  }
+}
+
+Status Committer::PrepareOne(ComputedSample sample) {
+  if (sample.hidden != nullptr) {
+    PackWriter packs(*options_.fs, options_.state->layout(), options_.incarnation, RunLayout::StageStream(options_.stage));
+    ByteSpan rest(*sample.hidden);
+    while (!rest.empty()) {
+      const size_t len = std::min<uint64_t>(rest.size(), kChunkRawMax);
+      HOLDFAST_TRY(packs.Add(Codec::kBf16Planes, rest.first(len)));
+      rest = rest.subspan(len);
+    }
+    HOLDFAST_ASSIGN(sample.record.output->packs, packs.Finish());
+    uint64_t bytes = 0;
+    for (const PackManifest& p : sample.record.output->packs) bytes += p.file_size;
+    std::lock_guard lock(mutex_);
+    events_.bytes_written += bytes;
+  }
+  prepared_.push_back(std::move(sample));
+  return OkStatus();
+}
+
+void Committer::LookUpstream() {
+  std::vector<std::pair<uint32_t, Cut>> found;
+  std::erase_if(upstream_wanted_, [&](uint32_t sample) {
+    const Cut* cut = options_.state->CutBefore(sample, options_.first_layer);
+    if (cut == nullptr) return false;
+    found.emplace_back(sample, *cut);
+    return true;
+  });
+  if (found.empty()) return;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto& f : found) events_.upstream.push_back(std::move(f));
+  }
+  options_.notify();
+}
+
+Status Committer::CommitReady() {
+  for (size_t i = 0; i < prepared_.size();) {
+    SampleRecord& record = prepared_[i].record;
+    if (options_.first_layer > 0) {
+      const Cut* cut = options_.state->CutBefore(record.sample, options_.first_layer);
+      if (cut == nullptr) {  // a downstream commit waits for its upstream cut
+        ++i;
+        continue;
+      }
+      if (cut->digest != record.input) {
+        return Corrupt("sample " + std::to_string(record.sample) + ": was computed from other hidden states than the upstream stage committed (" +
+                       record.input.Hex().substr(0, 16) + " against " + cut->digest.Hex().substr(0, 16) + "); it will be redone");
+      }
+    }
+    HOLDFAST_TRY(options_.writer->Append(record.ToRecords(options_.stage)));
+    {
+      std::lock_guard lock(mutex_);
+      events_.committed.push_back(record.sample);
+      --open_;
+    }
+    prepared_.erase(prepared_.begin() + static_cast<std::ptrdiff_t>(i));
+    options_.notify();
+    wake_.notify_all();
+  }
+  return OkStatus();
+}
+
+}  // namespace holdfast

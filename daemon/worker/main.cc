@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// holdfast-worker: one stage, one device, one life. Started by a supervisor with one JSON argument.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <new>
+#include <string>
+
+#include "calib/runner/runner.h"
+#include "daemon/worker/stage_worker.h"
+
+namespace {
+
+holdfast::StopFlag g_stop;  // a signal handler can reach nothing but a global
+
+void OnSignal(int sig) {
+  g_stop.signal.store(sig);
+  g_stop.raised.store(true);
+}
+
+int Probe(const std::string& device) {
+  holdfast::Json j;
+  j["devices"] = holdfast::TorchDevices();
+  j["numerics"] = holdfast::NumericsClass(device);
+  std::printf("%s\n", holdfast::CanonicalJson(j).c_str());
+  return 0;
+}
+
+int ExitCode(const holdfast::Status& status) {
+  using holdfast::ErrorCode;
+  switch (status.code()) {
+    case ErrorCode::kOk: return holdfast::kExitDone;
+    case ErrorCode::kStopped:
+    case ErrorCode::kFenced: return holdfast::kExitStopped;
+    case ErrorCode::kInvalidArgument:
+    case ErrorCode::kUnsupported: return holdfast::kExitRefused;
+    case ErrorCode::kResourceExhausted:
+      // Memory makes the next life smaller; a full disk stops the run until somebody makes room.
+      return status.error().message.find("No space left") != std::string::npos || status.error().message.find("quota") != std::string::npos
+                 ? holdfast::kExitStopped
+                 : holdfast::kExitOutOfMemory;
+    default: return holdfast::kExitFailed;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace holdfast;
+  const std::string arg = argc == 2 ? argv[1] : argc == 3 ? std::string(argv[1]) : "--help";
+  if (arg == "--version") return std::printf("holdfast-worker %s\n", HOLDFAST_VERSION) > 0 ? 0 : 1;
+  if (arg == "--probe" && argc == 3) return Probe(argv[2]);
+  if (argc != 2 || arg == "--help") {
+    std::printf("usage: holdfast-worker JSON | --probe DEVICE | --version\n\nComputes one stage of a run. Started by `jobctl run`; see jobctl(1).\n\n"
+                "EXIT STATUS: 0 stage sealed, 1 failed, 2 refused its input, 71 out of memory, 75 stopped, resumable.\n");
+    return arg == "--help" ? 0 : 2;
+  }
+  const auto args = WorkerArgs::Decode(arg);
+  if (!args.ok()) {
+    std::fprintf(stderr, "holdfast-worker: %s\n", args.error().message.c_str());
+    return kExitRefused;
+  }
+  struct sigaction action {};
+  action.sa_handler = OnSignal;
+  ::sigaction(SIGTERM, &action, nullptr);
+  ::sigaction(SIGINT, &action, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+
+  PosixFileSystem fs;
+  RealClock clock;
+  Status status = OkStatus();
+  try {
+    StageWorker worker(fs, clock, *args, g_stop);
+    status = worker.Run();
+  } catch (const std::bad_alloc&) {
+    status = Exhausted("out of memory in stage " + std::to_string(args->stage));
+  }
+  std::fflush(nullptr);
+  // Everything durable is durable; destructors of libtorch at exit could only add ways to fail.
+  _exit(ExitCode(status));
+}

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/worker/stage_worker.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <mutex>
+#include <optional>
+
+#include "calib/model/decoder.h"
+#include "calib/runner/runner.h"
+#include "daemon/core/stage_scheduler.h"
+#include "daemon/node/process.h"
+#include "daemon/transport/cut_edge.h"
+#include "daemon/worker/committer.h"
+#include "daemon/worker/compute_pool.h"
+#include "daemon/worker/todo.h"
+#include "export/format/safetensors.h"
+#include "export/shard/evict.h"
+#include "ledger/base/fail_point.h"
+#include "ledger/fold/seal.h"
+
+namespace holdfast {
+namespace {
+
+constexpr int kTickMs = 100;
+constexpr uint64_t kReportNs = 200'000'000;
+constexpr uint64_t kDrainMs = 20'000;          // of the 30 s that a stop may take
+constexpr uint32_t kEdgeQueueCuts = 4;         // cuts that a producer keeps for a slow consumer before it leaves them to the packs
+
+struct Computed {
+  uint32_t sample = 0;
+  uint64_t held_bytes = 0;                     // of the edge's memory, to release
+  Result<ComputedSample> result = Error{};
+};
+
+}  // namespace
+
+struct StageWorker::Impl {
+  FileSystem& fs;
+  const Clock& clock;
+  const WorkerArgs args;
+  const StopFlag& stop;
+
+  RunState state;
+  StagePlan stage;
+  std::unique_ptr<StreamWriter> writer;
+  std::unique_ptr<SourceModel> source;
+  DecoderSpec spec;
+  Incarnation self;
+
+  Context context;
+  std::unique_ptr<Socket> control;
+  WorkerReport report;
+  uint64_t report_ns = 0;
+
+  int event_fd = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  std::mutex computed_mutex;
+  std::vector<Computed> computed;              // guarded by computed_mutex
+
+  Impl(FileSystem& f, const Clock& c, WorkerArgs a, const StopFlag& s)
+      : fs(f), clock(c), args(std::move(a)), stop(s), state(f, RunLayout(args.run_dir)) {}
+  ~Impl() { ::close(event_fd); }
+
+  bool Stopping() const { return stop.raised.load(); }
+  void Wake() const {
+    const uint64_t one = 1;
+    if (::write(event_fd, &one, sizeof one) < 0) {
+      // Full counter: the loop is awake anyway.
+    }
+  }
+  void ClearWake() const {
+    uint64_t n = 0;
+    if (::read(event_fd, &n, sizeof n) < 0) {
+      // Nothing to clear.
+    }
+  }
+
+  void Report(bool force = false) {
+    const uint64_t now = clock.MonotonicNs();
+    if (!force && now - report_ns < kReportNs) return;
+    report_ns = now;
+    report.rss_bytes = RssBytes(::getpid()).value_or(0);
+    const std::string text = report.Encode();
+    control->Send({AsBytes(text)});
+  }
+  void EnterPhase(const char* phase) {
+    report.phase = phase;
+    Report(/*force=*/true);
+  }
+
+  Status Run();
+  Status Open();
+  Status CheckSource();
+  Status Begin(const char* phase, uint64_t planned_bytes);
+  Status Calibrate();
+  Status Load(std::unique_ptr<LayerRangeRunner>* runner);
+  Status Loop(LayerRangeRunner& runner, const Todo& todo);
+  Result<ComputedSample> Compute(LayerRangeRunner& runner, const StartSample& start, const std::optional<Cut>& cut);
+  Status Evict();
+  Status Seal();
+};
+
+Status StageWorker::Impl::Run() {
+  HOLDFAST_ASSIGN(control, Socket::Open(context, Socket::Kind::kDealer, ControlEndpoint(args.supervisor), kControlBytesMax, 500));
+  report.stage = args.stage;
+  report.attempt = args.attempt;
+  EnterPhase("start");
+  Status status = Open();
+  if (status.ok()) status = Calibrate();
+  if (status.ok()) status = Evict();
+  if (status.ok()) status = Seal();
+  if (!status.ok()) {
+    if (writer != nullptr && status.code() == ErrorCode::kStopped) {
+      if (const Status r = writer->ReleaseStream("drain"); !r.ok()) status = r;
+    }
+    report.kind = WorkerReport::Kind::kFailed;
+    report.error_code = ErrorCodeName(status.code());
+    report.error = status.error().message;
+  } else {
+    report.kind = WorkerReport::Kind::kFinished;
+  }
+  Report(/*force=*/true);
+  return status;
+}
+
+// Folds the ledger and claims the stage's stream.
+Status StageWorker::Impl::Open() {
+  HOLDFAST_TRY(state.Refresh());
+  const auto& stages = state.plan().stages;
+  const auto it = std::find_if(stages.begin(), stages.end(), [&](const StagePlan& s) { return s.stage.value == args.stage; });
+  if (it == stages.end()) return InvalidArgument("stage " + std::to_string(args.stage) + " is not in the latest plan of " + args.run_dir);
+  stage = *it;
+  report.samples_total = state.job().samples;
+  report.units_total = UnitsOf(state.plan(), stage).size();
+  self = DescribeThisProcess(args.node, "holdfast-worker", args.device);
+
+  StreamWriter::Options options;
+  options.job = state.job().uuid;
+  options.claim.incarnation = self.nonce;
+  options.claim.node = args.node;
+  options.claim.reason = args.reason;
+  options.claim.pid = self.pid;
+  options.claim.numerics = state.job().numerics;
+  const std::string stream = RunLayout::StageStream(stage.stage);
+  HOLDFAST_TRY(fs.MakeDirs(state.layout().TmpDir(self.nonce)));
+  HOLDFAST_ASSIGN(writer, StreamWriter::Open(
+                              fs, state.layout(), clock, state.ReaderOf(stream),
+                              [&](const Record& r, const Slot& s) { return state.Apply(stream, r, s); }, options));
+  return OkStatus();
+}
+
+// The weights must be those that the job began with. Cheap part: sizes and headers; the tensors' digests are checked as they are read.
+Status StageWorker::Impl::CheckSource() {
+  const JobSpec& job = state.job();
+  HOLDFAST_ASSIGN(source, SourceModel::Open(fs, job.source));
+  for (const SourceFile& pinned : job.weights) {
+    const std::string path = JoinPath(job.source, pinned.name);
+    const auto& files = source->files();
+    const auto file = std::find_if(files.begin(), files.end(), [&](const auto& f) { return BaseName(f->path()) == BaseName(pinned.name); });
+    if (file == files.end() || (*file)->size() != pinned.size || (*file)->header_sha256() != pinned.header_sha256) {
+      return InvalidArgument(path + ": source changed since the job began (size or header); restore it, or begin a new job with another --out");
+    }
+  }
+  const std::string config_path = JoinPath(job.source, "config.json");
+  HOLDFAST_ASSIGN(const Bytes config, fs.ReadFile(config_path, 64u << 20));
+  for (const SourceFile& pinned : job.sidecars) {
+    if (pinned.name == "config.json" && Sha256(config) != pinned.sha256) {
+      return InvalidArgument(config_path + ": source changed since the job began; restore it, or begin a new job with another --out");
+    }
+  }
+  HOLDFAST_ASSIGN(const Json json, ParseJson(AsText(config), config_path));
+  HOLDFAST_ASSIGN(spec, ParseDecoder(json, config_path));
+  return OkStatus();
+}
+
+Status StageWorker::Impl::Begin(const char* phase, uint64_t planned_bytes) {
+  EnterPhase(phase);
+  PhaseBegin b;
+  b.phase = phase;
+  b.attempt = args.attempt;
+  b.window = args.size.window;
+  b.threads = args.size.threads;
+  b.planned_bytes = planned_bytes;
+  b.available_bytes = MemAvailableBytes();
+  const RecordKey key{.cls = RecordClass::kPhase, .stage = args.stage, .a = static_cast<uint32_t>(phase[0]),
+                      .b = static_cast<uint32_t>(writer->epoch())};
+  HOLDFAST_TRY(writer->Append({MakeControl(key, b.ToJson())}));
+  return FailPoint(std::string("phase.") + phase, RunLayout::StageStream(stage.stage));
+}
+
+Status StageWorker::Impl::Calibrate() {
+  const Todo todo = TodoOf(state, stage);
+  report.samples_done = state.job().samples - todo.samples.size();
+  if (todo.samples.empty()) return OkStatus();
+  HOLDFAST_TRY(CheckSource());
+  std::unique_ptr<LayerRangeRunner> runner;
+  HOLDFAST_TRY(Load(&runner));
+  HOLDFAST_TRY(Begin("calibrate", 0));
+  return Loop(*runner, todo);
+}
+
+Status StageWorker::Impl::Load(std::unique_ptr<LayerRangeRunner>* runner) {
+  uint64_t bytes = 0;
+  for (uint32_t unit : UnitsOf(state.plan(), stage)) {
+    for (const TensorPlan& t : state.plan().units[unit].tensors) bytes += t.bytes;
+  }
+  HOLDFAST_TRY(Begin("load", bytes));
+  RunnerOptions options;
+  options.first_layer = stage.first_layer;
+  options.last_layer = stage.last_layer;
+  options.load_threads = args.size.threads;
+  options.device = args.device;
+  options.expected = KnownDigests(state);
+  std::vector<LoadedDigest> digests;
+  HOLDFAST_ASSIGN(*runner, LayerRangeRunner::Load(*source, spec, state.plan(), options, &digests));
+  std::vector<Record> records;
+  for (LoadedDigest& d : digests) {
+    if (state.source_reads().contains(d.unit)) continue;
+    SourceRead w;
+    w.unit = d.unit;
+    w.tensors = std::move(d.tensors);
+    records.push_back(MakeControl({.cls = RecordClass::kSource, .stage = args.stage, .a = d.unit}, w.ToJson()));
+  }
+  if (!records.empty()) HOLDFAST_TRY(writer->Append(std::move(records)));
+  report.bytes_read = bytes;
+  return OkStatus();
+}
+
+Result<ComputedSample> StageWorker::Impl::Compute(LayerRangeRunner& runner, const StartSample& start, const std::optional<Cut>& cut) {
+  const auto output = stage.last_layer == state.plan().layers ? LayerRangeRunner::Output::kNone : LayerRangeRunner::Output::kHidden;
+  ComputedSample done;
+  SampleRecord& r = done.record;
+  r.sample = start.sample;
+  r.first_layer = stage.first_layer;
+  r.last_layer = stage.last_layer;
+  r.numerics = state.job().numerics;
+  ForwardResult forward;
+  uint64_t tokens = start.tokens;
+  if (start.input == InputKind::kTokens) {
+    const std::vector<int32_t>& ids = state.tokens()[start.sample];
+    tokens = ids.size();
+    r.input = Sha256(EncodeTokens(ids));
+    HOLDFAST_ASSIGN(forward, runner.ForwardTokens(ids, output));
+  } else {
+    Bytes hidden = start.cut;
+    if (start.input == InputKind::kPack) {
+      HOLDFAST_ASSIGN(hidden, ReadCut(fs, state.layout(), *cut));
+      tokens = cut->tokens;
+    }
+    r.input = Sha256(hidden);
+    HOLDFAST_ASSIGN(forward, runner.ForwardHidden(hidden, tokens, output));
+  }
+  r.amax = std::move(forward.amax);
+  if (output == LayerRangeRunner::Output::kHidden) {
+    r.output = Cut{.tokens = tokens, .hidden = state.plan().hidden_size, .digest = Sha256(forward.hidden), .packs = {}};
+    done.hidden = std::make_shared<const Bytes>(std::move(forward.hidden));
+  }
+  return done;
+}
+
+Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo) {
+  const uint64_t cut_bytes = static_cast<uint64_t>(state.job().seq_len) * state.plan().hidden_size * 2;
+  const bool from_tokens = stage.first_layer == 0;
+  StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = args.size.window,
+                            .memory_bytes_max = args.size.window * cut_bytes});
+  std::unique_ptr<CutReceiver> receiver;
+  std::unique_ptr<CutSender> sender;
+  std::vector<Socket*> sockets;
+  if (!from_tokens) {
+    HOLDFAST_ASSIGN(auto router, Socket::Open(context, Socket::Kind::kRouter, EdgeEndpoint(args.supervisor, stage.first_layer), kDataBytesMax));
+    receiver = std::make_unique<CutReceiver>(std::move(router), CutReceiver::Options{.job = state.job().uuid, .boundary = stage.first_layer,
+                                             .hidden_size = state.plan().hidden_size, .capacity_bytes = args.size.window * cut_bytes});
+    sockets.push_back(receiver->socket());
+  }
+  if (stage.last_layer != state.plan().layers) {
+    HOLDFAST_ASSIGN(auto dealer, Socket::Open(context, Socket::Kind::kDealer, EdgeEndpoint(args.supervisor, stage.last_layer), kDataBytesMax));
+    sender = std::make_unique<CutSender>(std::move(dealer), clock, state.job().uuid, stage.last_layer, kEdgeQueueCuts * cut_bytes);
+    sockets.push_back(sender->socket());
+  }
+  std::map<uint32_t, Cut> packs = todo.cuts;
+  for (const auto& [sample, cut] : packs) scheduler.OnCutCommitted(sample);
+  Committer committer({.fs = &fs, .state = &state, .writer = writer.get(), .incarnation = self.nonce, .stage = stage.stage,
+                       .first_layer = stage.first_layer, .upstream_wanted = todo.upstream_wanted, .notify = [this] { Wake(); }});
+  ComputePool pool(std::min(args.size.threads, args.size.window));
+
+  uint64_t drain_deadline = 0;
+  while (!scheduler.done()) {
+    if (Stopping() && drain_deadline == 0) drain_deadline = clock.MonotonicNs() + kDrainMs * 1'000'000;
+    if (drain_deadline != 0 && (scheduler.in_flight() == 0 || clock.MonotonicNs() > drain_deadline)) {
+      return Stopped("stage " + std::to_string(args.stage) + " drained after signal " + std::to_string(stop.signal.load()));
+    }
+    while (drain_deadline == 0) {
+      auto start = scheduler.Next();
+      if (!start) break;
+      std::optional<Cut> cut;
+      if (start->input == InputKind::kPack) cut = packs.at(start->sample);
+      pool.Submit([this, &runner, work = std::make_shared<StartSample>(std::move(*start)), cut] {
+        Computed c{.sample = work->sample, .held_bytes = work->cut.size(), .result = Compute(runner, *work, cut)};
+        {
+          std::lock_guard lock(computed_mutex);
+          computed.push_back(std::move(c));
+        }
+        Wake();
+      });
+    }
+    Report();
+    // A sender always has something to say soon; its socket's readiness alone would not wake us.
+    WaitReadable(sockets, event_fd, kTickMs);
+    ClearWake();
+
+    std::vector<Computed> finished;
+    {
+      std::lock_guard lock(computed_mutex);
+      finished.swap(computed);
+    }
+    for (Computed& c : finished) {
+      if (receiver != nullptr && c.held_bytes > 0) receiver->Release(c.held_bytes);
+      if (!c.result.ok()) return c.result.error();
+      if (sender != nullptr) sender->Offer(c.sample, c.result->record.output->tokens, c.result->hidden);
+      committer.Submit(std::move(*c.result));
+    }
+    const Committer::Events events = committer.TakeEvents();
+    report.bytes_written = events.bytes_written;
+    for (uint32_t sample : events.committed) {
+      scheduler.OnCommitted(sample);
+      if (sender != nullptr) sender->Committed(sample);
+      ++report.samples_done;
+    }
+    for (const auto& [sample, cut] : events.upstream) {
+      packs.emplace(sample, cut);
+      scheduler.OnCutCommitted(sample);
+    }
+    if (events.failure) return *events.failure;
+    if (receiver != nullptr) {
+      receiver->Poll([&](uint32_t sample, uint64_t tokens, Bytes cut) {
+        const uint64_t bytes = cut.size();
+        if (!scheduler.OnCutReceived(sample, tokens, std::move(cut))) return false;
+        report.cuts_received += bytes > 0;
+        return true;
+      }, [&](uint32_t) { committer.PollUpstreamSoon(); });
+      report.chunks_dropped = receiver->dropped_chunks();
+    }
+    if (sender != nullptr) sender->Poll();
+  }
+  committer.Stop();
+  report.cuts_from_packs = todo.samples.size() - std::min<uint64_t>(report.cuts_received, todo.samples.size());
+  if (from_tokens) report.cuts_from_packs = 0;
+  return OkStatus();
+}
+
+Status StageWorker::Impl::Evict() {
+  HOLDFAST_TRY(state.Refresh());
+  std::vector<uint32_t> missing;
+  for (uint32_t unit : UnitsOf(state.plan(), stage)) {
+    if (state.Layer(unit) == nullptr) missing.push_back(unit);
+  }
+  report.units_done = report.units_total - missing.size();
+  if (missing.empty()) return OkStatus();
+  if (source == nullptr) HOLDFAST_TRY(CheckSource());
+  HOLDFAST_TRY(Begin("evict", 0));
+  EvictOptions options;
+  options.threads = args.size.threads;
+  options.incarnation = self.nonce;
+  options.stop = &stop.raised;
+  options.expected = KnownDigests(state);
+  for (uint32_t unit : missing) {
+    if (Stopping()) return Stopped("stage " + std::to_string(args.stage) + " drained during eviction");
+    std::vector<float> amax;
+    if (unit < state.plan().layers && state.plan().input_scales) {
+      HOLDFAST_ASSIGN(amax, state.ReducedAmax(unit));
+    }
+    HOLDFAST_ASSIGN(const LayerRecord e, EvictUnit(fs, state.layout(), *source, state.plan(), state.plan().units[unit], amax, options));
+    for (const PackManifest& p : e.packs) report.bytes_written += p.file_size;
+    HOLDFAST_TRY(writer->Append({MakeControl({.cls = RecordClass::kLayer, .stage = args.stage, .a = unit}, e.ToJson())}));
+    ++report.units_done;
+    Report();
+  }
+  return OkStatus();
+}
+
+Status StageWorker::Impl::Seal() {
+  EnterPhase("seal");
+  HOLDFAST_TRY(state.Refresh());
+  const auto known = state.stages().find(stage.stage);
+  if (known == state.stages().end() || !known->second.seal) {
+    SealRecord z;
+    z.samples = state.job().samples;
+    z.first_layer = stage.first_layer;
+    z.last_layer = stage.last_layer;
+    HOLDFAST_ASSIGN(z.root, SealRoot(state, stage.first_layer, stage.last_layer, UnitsOf(state.plan(), stage)));
+    HOLDFAST_TRY(writer->Append({MakeControl({.cls = RecordClass::kSeal, .stage = args.stage}, z.ToJson())}));
+  }
+  return writer->ReleaseStream("done");
+}
+
+StageWorker::StageWorker(FileSystem& fs, const Clock& clock, WorkerArgs args, const StopFlag& stop)
+    : impl_(std::make_unique<Impl>(fs, clock, std::move(args), stop)) {}
+StageWorker::~StageWorker() = default;
+Status StageWorker::Run() { return impl_->Run(); }
+
+}  // namespace holdfast
