@@ -79,7 +79,7 @@ Status CheckPlan(const Plan& p) {
 
 Json JobSpec::ToJson() const {
   return {{"uuid", uuid.Hex()}, {"source", source}, {"out", out}, {"calib", calib}, {"recipe", recipe}, {"architecture", architecture},
-          {"numerics", numerics}, {"samples", samples}, {"seq_len", seq_len}, {"shard_bytes", shard_bytes},
+          {"numerics", numerics}, {"samples", samples}, {"samples_requested", samples_requested}, {"seq_len", seq_len}, {"shard_bytes", shard_bytes},
           {"calib_sha256", calib_sha256.Hex()}, {"tokens_sha256", tokens_sha256.Hex()},
           {"weights", FilesToJson(weights)}, {"sidecars", FilesToJson(sidecars)}};
 }
@@ -88,6 +88,7 @@ Result<JobSpec> JobSpec::FromJson(const Json& j) {
   JobSpec s;
   HOLDFAST_TRY(Fields(j, "job record").Get("uuid", &s.uuid).Get("source", &s.source).Get("out", &s.out).Get("calib", &s.calib)
       .Get("recipe", &s.recipe).Get("architecture", &s.architecture).Get("numerics", &s.numerics).Get("samples", &s.samples)
+      .Get("samples_requested", &s.samples_requested)
       .Get("seq_len", &s.seq_len).Get("shard_bytes", &s.shard_bytes).Get("calib_sha256", &s.calib_sha256)
       .Get("tokens_sha256", &s.tokens_sha256).Array("weights", &s.weights, ReadFile).Array("sidecars", &s.sidecars, ReadFile).status());
   return s;

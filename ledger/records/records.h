@@ -108,6 +108,7 @@ struct JobSpec {             // J, part 0; immutable. Everything that decides th
   std::string architecture;  // "LlamaForCausalLM"
   std::string numerics;      // numerics class, e.g. "cpu/bf16/avx512_bf16/libtorch-1.13.1"
   uint32_t samples = 0;      // number of calibration sequences pinned below
+  uint32_t samples_requested = 0;  // as asked for with --samples; 0: not asked, up to 512
   uint32_t seq_len = 0;      // maximum tokens of one
   uint64_t shard_bytes = 0;  // maximum bytes of an output file
   Digest calib_sha256;       // of the calibration file's bytes
