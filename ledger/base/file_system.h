@@ -63,6 +63,9 @@ class FileSystem {
 
   virtual Status Link(const std::string& from, const std::string& to) = 0;             // kAlreadyExists if `to` exists
   virtual Status RenameExclusive(const std::string& from, const std::string& to) = 0;  // fails if `to` exists (an empty directory may be replaced)
+  // rename(2) of a plain file over whatever has that name: the name is never free in between. Not a commit (it cannot lose),
+  // only for putting a tombstone over a damaged slot.
+  virtual Status Replace(const std::string& from, const std::string& to);
   virtual Status Unlink(const std::string& path) = 0;
   virtual Status RemoveTree(const std::string& path) = 0;
   virtual Status SyncDir(const std::string& path) = 0;
@@ -80,6 +83,7 @@ class PosixFileSystem final : public FileSystem {
   Result<std::unique_ptr<ReadableFile>> Open(const std::string& path) override;
   Status Link(const std::string& from, const std::string& to) override;
   Status RenameExclusive(const std::string& from, const std::string& to) override;
+  Status Replace(const std::string& from, const std::string& to) override;
   Status Unlink(const std::string& path) override;
   Status RemoveTree(const std::string& path) override;
   Status SyncDir(const std::string& path) override;

@@ -96,6 +96,10 @@ Result<bool> FileSystem::Exists(const std::string& path) {
   return info.error();
 }
 
+Status FileSystem::Replace(const std::string& from, const std::string& to) {
+  return Unsupported("replacing " + to + ": not supported by this file system");
+}
+
 Result<std::unique_ptr<WritableFile>> PosixFileSystem::Create(const std::string& path, uint32_t mode) {
   const int fd = ::open(path.c_str(), O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, static_cast<mode_t>(mode));
   if (fd < 0) return ErrnoError(errno, "creating " + path);
@@ -133,6 +137,11 @@ Status PosixFileSystem::RenameExclusive(const std::string& from, const std::stri
   struct stat st {};
   if (::stat(from.c_str(), &st) != 0) return ErrnoError(errno, "stat of " + from);
   if (!S_ISDIR(st.st_mode)) return Internal("exclusive rename of a plain file is not supported here: " + from);
+  if (::rename(from.c_str(), to.c_str()) != 0) return ErrnoError(errno, "renaming " + from + " to " + to);
+  return OkStatus();
+}
+
+Status PosixFileSystem::Replace(const std::string& from, const std::string& to) {
   if (::rename(from.c_str(), to.c_str()) != 0) return ErrnoError(errno, "renaming " + from + " to " + to);
   return OkStatus();
 }

@@ -44,6 +44,8 @@ class RunLayout {
 // Reads FORMAT: magic, number, feature bits, its own checksum line. kNotFound: not a run directory (or an empty one).
 // kUnsupported: a newer number or an unknown incompat bit ("needs a newer holdfast"). kCorrupt: unreadable.
 Status CheckFormat(FileSystem& fs, const RunLayout& layout);
+// The same for a process that is going to write: also kUnsupported on an unknown ro_compat bit.
+Status CheckFormatForWriting(FileSystem& fs, const RunLayout& layout);
 // Publishes FORMAT if there is none yet (through Publish, so two starters cannot tear it).
 Status EnsureFormat(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation);
 

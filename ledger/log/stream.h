@@ -22,7 +22,11 @@ struct Slot {                      // one decoded and verified segment
   Nonce incarnation, commit;       // who, and the nonce of this very commit
   Digest digest;                   // SHA-256 of its trailer: what the next slot's `prev` must be
   std::vector<Record> records;     // in key order
+  bool tombstone = false;          // stands for a lost slot: `digest` is then what the chain had there, see log/tombstone.h
 };
+
+// The job's uuid, as the trailer of job/0 says it. kNotFound: nothing has been submitted in this run directory.
+Result<Nonce> ReadJobId(FileSystem& fs, const RunLayout& layout);
 
 // Reads slot `seq` whole and checks trailer, digest, job, stream and seq against where it lies, before LMDB parses a byte.
 // kNotFound, or kCorrupt with the reason. The chain is the caller's to check (prev is returned through `prev`).
@@ -49,16 +53,24 @@ class StreamReader {
   Status Poll(const std::function<Status(const Record&, const Slot&)>& on_record);
   const StreamState& state() const { return state_; }
   const std::string& stream() const { return stream_; }
+  // With a sink, a StreamWriter opened through this reader hands over its own commits at once, on its own thread, and Poll
+  // need not read them back. Without one, Poll reads them like everybody else's.
+  void set_sink(std::function<Status(const Record&, const Slot&)> sink) { sink_ = std::move(sink); }
 
  private:
+  friend class StreamWriter;
+  // Applies the next slot and delivers what counts. An error of `on_record` leaves the state as it was.
+  Status Take(const Slot& slot, const Digest& prev, const std::function<Status(const Record&, const Slot&)>& on_record);
   FileSystem& fs_;
   RunLayout layout_;
   std::string stream_;
   Nonce job_;
   StreamState state_;
+  std::function<Status(const Record&, const Slot&)> sink_;
 };
 
-// Owns one stream under one epoch. Single-threaded: one writer belongs to one thread.
+// Owns one stream under one epoch. Single-threaded: one writer belongs to one thread. Must not outlive the reader it was opened
+// through.
 class StreamWriter {
  public:
   struct Options {
@@ -75,20 +87,29 @@ class StreamWriter {
                                                     const Options& options, std::vector<Record> with_claim = {});
   // Commits the records as one slot. OK = durable. kFenced: a newer claim is there, this writer is dead for good (exit 75).
   // kInternal "FORKED": a twin with our identity wrote this slot (exit 1). kResourceExhausted: no space; nothing was committed, the
-  // writer may go on. Epoch and wall time of the records are filled in here.
+  // writer may go on. kTransient: storage gave no clear answer; append the same records again later - if they were committed after
+  // all, the fold counts them once. Epoch and wall time of the records are filled in here.
   Status Append(std::vector<Record> records);
   Status ReleaseStream(const std::string& reason);   // appends R
   uint64_t epoch() const { return state_.epoch; }
   uint32_t next_seq() const { return state_.next_seq; }
 
  private:
-  StreamWriter(FileSystem& fs, RunLayout layout, const Clock& clock, std::string stream, Options options, StreamState state);
+  struct Landing;  // what lies in the slot after a try, and whether it is ours
+  StreamWriter(FileSystem& fs, const RunLayout& layout, const Clock& clock, StreamReader* reader, const Options& options);
+  Status TakeOver(const std::function<Status(const Record&, const Slot&)>& on_record, const std::vector<Record>& with_claim);
+  Result<Landing> CommitOnce(std::vector<Record> records, uint64_t epoch);
+  Result<Slot> LookAt(uint32_t seq, Digest* prev);
+  Status Advance(const Landing& landing);
+  Status Yield(const Landing& landing);
   FileSystem& fs_;
   RunLayout layout_;
   const Clock& clock_;
   std::string stream_;
+  StreamReader* reader_;
   Options options_;
   StreamState state_;
+  std::vector<Nonce> abandoned_;   // nonces of our tries at the current slot whose outcome is unknown
   bool fenced_ = false;
 };
 
