@@ -23,6 +23,7 @@ struct RopeSpec {
   double low_freq_factor = 1.0, high_freq_factor = 4.0;           // llama3
   double beta_fast = 32.0, beta_slow = 1.0;                       // yarn
   double attention_factor = 1.0;                                  // multiplies cos and sin (yarn; 1 otherwise), resolved
+                                                                  // from mscale, mscale_all_dim and factor where not given
   bool truncate = true;                                           // yarn
   uint64_t original_max_positions = 0;
 };
@@ -39,6 +40,30 @@ struct DecoderSpec {
   std::vector<uint64_t> window;            // per layer: 0 = full attention, else the sliding window in tokens
   DType dtype = DType::kBF16;              // of the checkpoint, as config.json says
 };
+
+// The tensor that a linear of a decoder layer reads. Linears of one layer with the same input form a set: they share
+// weight_scale_2 and input_scale, whatever their names are.
+enum class LinearInput : uint8_t { kAttention, kAttentionOut, kMlp, kMlpOut };
+
+// One linear of a decoder layer, as data.
+struct LinearSpec {
+  std::string module;            // inside the layer: "self_attn.q_proj"
+  LinearInput input = LinearInput::kAttention;
+  uint64_t rows = 0, cols = 0;   // [out, in]
+  bool bias = false;
+};
+
+// The linears of a decoder layer (they are the same in every layer), in order of the forward pass and of the checkpoint's modules:
+// q, k, v, o, gate, up, down.
+std::vector<LinearSpec> LayerLinears(const DecoderSpec& spec);
+
+// Names of tensors: "model.layers.3.self_attn.q_proj", "model.embed_tokens.weight", ...
+std::string LayerPrefix(uint32_t layer);   // "model.layers.3."
+inline constexpr const char* kInputNormName = "input_layernorm.weight";            // inside the layer
+inline constexpr const char* kMlpNormName = "post_attention_layernorm.weight";     // inside the layer
+inline constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
+inline constexpr const char* kFinalNormName = "model.norm.weight";
+inline constexpr const char* kHeadName = "lm_head.weight";
 
 // Architectures known here, for messages and docs.
 std::vector<std::string> SupportedArchitectures();

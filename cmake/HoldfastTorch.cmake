@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Finds libtorch for the runner, the only box that includes it. Order: -DTorch_DIR or CMAKE_PREFIX_PATH, the torch of the active
+# Python environment (VIRTUAL_ENV or CONDA_PREFIX), the system's (Debian: libtorch-dev). Sets
+#   HOLDFAST_TORCH_VERSION    as torch/version.h spells it; part of every numerics class
+#   HOLDFAST_TORCH_INCLUDES, HOLDFAST_TORCH_LIBRARIES, HOLDFAST_TORCH_FLAGS (options that only users of torch headers get)
+# Torch's own package files edit CMAKE_CXX_FLAGS; that stays inside the function below.
+set(HOLDFAST_TORCH_HELP "Holdfast needs libtorch (1.13 or newer). Get it one of these ways:
+    apt install libtorch-dev                                   (Debian, CPU)
+    pip install torch, then configure inside that virtual environment
+    https://pytorch.org, then configure with -DTorch_DIR=<libtorch>/share/cmake/Torch")
+
+function(holdfast_find_torch)
+  if(NOT Torch_DIR AND NOT CMAKE_PREFIX_PATH)
+    foreach(env $ENV{VIRTUAL_ENV} $ENV{CONDA_PREFIX})
+      file(GLOB found "${env}/lib/python3*/site-packages/torch/share/cmake/Torch")
+      if(found)
+        list(GET found 0 first)
+        set(Torch_DIR "${first}" CACHE PATH "The torch of the active Python environment")
+        break()
+      endif()
+    endforeach()
+  endif()
+  # Torch looks for a CUDA toolkit only when it was built for CUDA; a quiet failure there leaves Torch_FOUND off.
+  find_package(Torch QUIET)
+  if(NOT Torch_FOUND)
+    message(FATAL_ERROR "libtorch was not found. ${HOLDFAST_TORCH_HELP}")
+  endif()
+  set(includes ${TORCH_INCLUDE_DIRS})
+  set(version "")
+  foreach(dir ${includes})
+    foreach(name torch/csrc/api/include/torch/version.h torch/version.h torch/headeronly/version.h)
+      if(NOT version AND EXISTS "${dir}/${name}")
+        file(STRINGS "${dir}/${name}" lines REGEX "\"[0-9]+\\.[0-9]+\\.[0-9]+[^\"]*\"")
+        if(lines)
+          string(REGEX MATCH "\"([^\"]+)\"" unused "${lines}")
+          set(version "${CMAKE_MATCH_1}")
+        endif()
+      endif()
+    endforeach()
+  endforeach()
+  if(NOT version)
+    set(version "${Torch_VERSION}")
+  endif()
+  get_target_property(flags torch INTERFACE_COMPILE_OPTIONS)
+  if(NOT flags)
+    set(flags "")
+  endif()
+  if(TORCH_CXX_FLAGS)
+    list(APPEND flags ${TORCH_CXX_FLAGS})
+  endif()
+  if("${flags}" MATCHES "_GLIBCXX_USE_CXX11_ABI=0")
+    message(FATAL_ERROR "The libtorch at ${TORCH_INSTALL_PREFIX} was built with the old C++ ABI (_GLIBCXX_USE_CXX11_ABI=0), which the "
+                        "rest of Holdfast is not. Use a build with the new ABI (pip torch 2.7 or newer, or libtorch 'cxx11 ABI').")
+  endif()
+  list(FILTER flags EXCLUDE REGEX "_GLIBCXX_USE_CXX11_ABI")
+  list(REMOVE_DUPLICATES flags)
+  message(STATUS "libtorch: ${version} (${TORCH_INSTALL_PREFIX})")
+  set(HOLDFAST_TORCH_VERSION "${version}" PARENT_SCOPE)
+  set(HOLDFAST_TORCH_INCLUDES ${includes} PARENT_SCOPE)
+  set(HOLDFAST_TORCH_LIBRARIES ${TORCH_LIBRARIES} PARENT_SCOPE)
+  set(HOLDFAST_TORCH_FLAGS ${flags} PARENT_SCOPE)
+endfunction()
+
+holdfast_find_torch()
