@@ -31,6 +31,12 @@ struct CalibrationSet {
   bool used_helper = false;
 };
 
+// .jsonl: a line is a sample, cut to seq_len ids. Where it has several fields, input_ids goes before messages before text. Blank
+// lines, blank texts and lines without tokens do not count. Every line is judged, also those beyond the samples asked for.
+// text: with the special tokens that the tokenizer adds; messages: only what the template writes (no generation prompt), its
+// strftime_now always answers 2024-07-26, so that the same file gives the same tokens on any day.
+// .txt: tokenized once as a whole, consecutive windows of seq_len; a short last one only where it is the only one.
+// Limits: a file of 4 GiB (.txt 256 MiB), a line of 64 MiB.
 // Errors (kInvalidArgument) name the file, the line and the field: empty file, fewer samples than asked for, a line that is not JSON
 // or has none of the three fields, an id below 0 or beyond the vocabulary (with line and position), a helper that is missing a module
 // (with the pip line to type).

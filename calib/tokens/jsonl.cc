@@ -33,7 +33,7 @@ Result<CalibrationLine> ParseIds(const Json& ids, uint64_t vocab, const std::str
   return CalibrationLine(std::move(line));
 }
 
-Result<CalibrationLine> ParseMessages(Json messages, const std::string& where) {
+Status CheckMessages(const Json& messages, const std::string& where) {
   if (!messages.is_array()) return InvalidArgument(where + ": field \"messages\" is not an array");
   if (messages.empty()) return InvalidArgument(where + ": field \"messages\" is an empty array");
   for (size_t i = 0; i < messages.size(); ++i) {
@@ -41,7 +41,7 @@ Result<CalibrationLine> ParseMessages(Json messages, const std::string& where) {
       return InvalidArgument(where + ": messages[" + std::to_string(i) + "] is not an object with \"role\" and \"content\"");
     }
   }
-  return CalibrationLine(MessagesLine{std::move(messages)});
+  return OkStatus();
 }
 
 // Length of the UTF-8 sequence that starts `s`, 0 if it is not valid (also: overlong, surrogates, beyond U+10FFFF).
@@ -107,7 +107,10 @@ Result<CalibrationLine> ParseCalibrationLine(std::string_view line, uint64_t voc
   HOLDFAST_ASSIGN(Json value, ParseJson(line, where));
   if (!value.is_object()) return InvalidArgument(where + ": not a JSON object; a line looks like {\"text\": \"...\"}");
   if (const auto ids = value.find("input_ids"); ids != value.end()) return ParseIds(*ids, vocab, where);
-  if (const auto messages = value.find("messages"); messages != value.end()) return ParseMessages(std::move(*messages), where);
+  if (const auto messages = value.find("messages"); messages != value.end()) {
+    HOLDFAST_TRY(CheckMessages(*messages, where));
+    return CalibrationLine(MessagesLine{std::string(line)});
+  }
   if (const auto text = value.find("text"); text != value.end()) {
     if (!text->is_string()) return InvalidArgument(where + ": field \"text\" is not a string");
     return CalibrationLine(TextLine{std::move(text->get_ref<std::string&>())});

@@ -27,7 +27,7 @@ struct TextLine {
   std::string text;
 };
 struct MessagesLine {
-  Json messages;  // a non-empty array of objects
+  std::string json;  // the whole line: templates may ask for the keys in the order of the file
 };
 using CalibrationLine = std::variant<TokenLine, TextLine, MessagesLine>;
 

@@ -3,8 +3,9 @@
 """Turns calibration text into token ids with Hugging Face's tokenizers. Started by jobctl, not by people.
 
 Standard input, one JSON object:
-    {"model_dir": DIR, "seq_len": L, "items": [{"line": 3, "text": "..."}, {"line": 4, "messages": [...]}]}
+    {"model_dir": DIR, "seq_len": L, "items": [{"line": 3, "text": "..."}, {"line": 4, "json": "..."}]}
     {"model_dir": DIR, "seq_len": L, "document": "...", "windows_max": N}
+("json" is a whole line of the file, with its "messages")
 Standard output, one JSON object:
     {"samples": [[id, ...], ...], "available": count}       a list per item (maybe empty), or the windows of the document
     {"error": "what is wrong, and what to do", "line": 4}   with exit status 1; line is 0 where none is to blame
@@ -177,9 +178,9 @@ def samples_of_items(tokenizer, request):
     chat, samples = None, []
     for item in request["items"]:
         line = item["line"]
-        if "messages" in item:
+        if "json" in item:
             chat = chat or Chat(request["model_dir"])
-            ids = encode(tokenizer, chat.render(item["messages"], line), False, line)
+            ids = encode(tokenizer, chat.render(json.loads(item["json"])["messages"], line), False, line)
         else:
             ids = encode(tokenizer, item["text"], True, line)
         samples.append(ids[:request["seq_len"]])
