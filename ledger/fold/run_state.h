@@ -11,6 +11,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "ledger/log/stream.h"
@@ -19,16 +20,20 @@ namespace holdfast {
 
 struct StageState {
   StageId stage;
-  StreamState stream;
+  StreamState stream;                           // as of the last Refresh
   std::vector<Claim> claims;                    // every claim in order, to count restarts and their reasons
   std::optional<PhaseBegin> phase;              // the latest
-  std::optional<SealRecord> seal;
+  std::optional<SealRecord> seal;               // while everything that it sealed is still there (R6)
   uint64_t last_wall_ns = 0;
 };
 
+// Single-threaded. Stays where it was made: the readers that it hands out refer to it.
 class RunState {
  public:
   RunState(FileSystem& fs, RunLayout layout);
+  ~RunState();
+  RunState(const RunState&) = delete;
+  RunState& operator=(const RunState&) = delete;
   // Reads FORMAT (first call), then everything new in every stream. Errors: kNotFound (no job yet), kUnsupported, kCorrupt.
   Status Refresh();
 
@@ -39,6 +44,8 @@ class RunState {
   const std::map<uint32_t, Plan>& plans() const { return plans_; }
   const std::vector<std::vector<int32_t>>& tokens() const { return tokens_; }  // by sample
 
+  // Pointers that the following return live until the next Refresh or Apply.
+  // Where several records cover one layer, the lowest stage number counts, then the earliest slot: the same on every node.
   // The effective sample record that covers `layer`, or null. Cuts: the record whose range ends at `layer`, with an output kept.
   const SampleRecord* Sample(uint32_t sample, uint32_t layer) const;
   const Cut* CutBefore(uint32_t sample, uint32_t layer) const;
@@ -57,29 +64,81 @@ class RunState {
   const std::map<uint32_t, SourceRead>& source_reads() const { return source_reads_; }       // by unit, first wins
   uint32_t nondeterminism() const { return nondeterminism_; }  // later, different records for a key (R4)
   uint32_t stale_records() const;
+  // Records that do not decode although their slot is sound: they count as not there (fsck: RECORD_BAD).
+  uint32_t invalid_records() const { return invalid_; }
 
   // For an owner that already folded its stream through its own reader: feeds one record of `stream`.
   Status Apply(const std::string& stream, const Record& record, const Slot& slot);
-  // The reader of a stream, made on first use; a StreamWriter that is opened through it keeps this state current.
+  // The reader of a stream, made on first use; a StreamWriter that is opened through it keeps this state current: what it appends
+  // is applied at once. Null before the first successful Refresh (the job's uuid is not known yet).
   StreamReader* ReaderOf(const std::string& stream);
 
  private:
+  // Everything that was said about one thing, each with where it was said. The first in (stream, slot) order is what counts; what
+  // comes later is kept, because a VOID of the first makes the next one count.
+  struct Origin {
+    uint32_t order = 0;        // stage number, or kNoStage
+    uint32_t seq = 0;
+    std::string stream;
+    RecordKey key;
+    Digest payload;            // of the record's payload (S: of both parts), to tell a repetition from a contradiction
+    bool Before(const Origin& o) const { return std::tie(order, stream, seq, key) < std::tie(o.order, o.stream, o.seq, o.key); }
+  };
+  template <class T>
+  struct Said {
+    Origin origin;
+    T value;
+  };
+  template <class K, class T>
+  using Ledger = std::map<K, std::vector<Said<T>>>;
+
+  Status RefreshStreams();
+  Status RefreshStream(const std::string& stream);
+  Status CheckTokens();
+  Status Fold(const Origin& origin, const Record& record);   // one record; errors: it does not decode
+  Status FoldStage(const Origin& origin, const Record& record);
+  Status FoldResult(const Origin& origin, const Record& record);
+  Status FoldMerge(const Origin& origin, const Record& record);
+  Status FoldSample(Origin origin, const Record& record);
+  Status FoldVoid(const Origin& origin, const Record& record);
+  template <class K, class T>
+  void Add(Ledger<K, T>* ledger, const K& key, const Origin& origin, T value, bool must_repeat);
+  void ViewJob();
+  void ViewPlan(uint32_t number);
+  void ViewTokens(uint32_t sample);
+  void ViewMerge();
+  void ViewSource(uint32_t unit);
+  void ViewSeals();
+  bool Holds(const SealRecord& seal) const;
+
   FileSystem& fs_;
   RunLayout layout_;
-  bool format_checked_ = false;
+  std::optional<Nonce> job_id_;
+  std::map<std::string, std::unique_ptr<StreamReader>> readers_;
+  bool tokens_checked_ = false;
+  bool seals_open_ = false;                   // some Z does not hold, or something was voided: look again
+  std::optional<Record> sample_control_;      // part 0, until part 1 of the same slot comes
+  Ledger<uint8_t, JobSpec> said_job_;
+  Ledger<uint32_t, Plan> said_plans_;
+  Ledger<uint32_t, std::vector<int32_t>> said_tokens_;
+  Ledger<uint32_t, SampleRecord> samples_;    // by sample: all stages and layer groups
+  Ledger<uint32_t, LayerRecord> layers_;      // by unit
+  Ledger<StageId, SealRecord> said_seals_;
+  Ledger<uint32_t, MergeRecord> said_merges_;
+  Ledger<uint8_t, MergeRecord> said_published_;
+  Ledger<uint8_t, DoneRecord> said_done_;
+  Ledger<uint32_t, SourceRead> said_sources_;
+  // What counts of the above, for the accessors.
   std::optional<JobSpec> job_;
   std::map<uint32_t, Plan> plans_;
   std::vector<std::vector<int32_t>> tokens_;
-  std::map<std::string, std::unique_ptr<StreamReader>> readers_;
   std::map<StageId, StageState> stages_;
-  std::map<std::pair<uint32_t, uint16_t>, SampleRecord> samples_;   // (sample, stage)
-  std::map<uint32_t, LayerRecord> layers_;
   std::map<uint32_t, MergeRecord> merge_written_;
   std::optional<MergeRecord> published_;
   std::optional<DoneRecord> done_;
-  std::vector<Incarnation> incarnations_;
   std::map<uint32_t, SourceRead> source_reads_;
-  uint32_t nondeterminism_ = 0;
+  std::vector<Incarnation> incarnations_;
+  uint32_t nondeterminism_ = 0, invalid_ = 0;
 };
 
 }  // namespace holdfast

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <mutex>
+
+#include "ledger/pack/pack.h"
+#include "ledger/records/value.h"
+
+namespace holdfast {
+namespace {
+
+// Checks one value against its reference: digest first, then everything that the header says.
+Status CheckChunk(ByteSpan value, const ChunkRef& ref, ValueHeader* header) {
+  if (Sha256(value) != ref.digest) return Corrupt("fails its SHA-256");
+  HOLDFAST_ASSIGN(*header, DecodeValueHeader(value));
+  if (header->cls != kChunkClass || header->raw_len != ref.raw_len) return Corrupt("is no chunk of " + std::to_string(ref.raw_len) + " bytes");
+  return OkStatus();
+}
+
+Error BadChunk(const std::string& path, size_t chunk, const RunLayout& layout, const Error& e) {
+  if (e.code != ErrorCode::kCorrupt) return Annotate(e, path + ", chunk " + std::to_string(chunk));
+  return Corrupt(path + ", chunk " + std::to_string(chunk) + ": " + e.message + "; run `jobctl fsck " + layout.root() + " --deep`");
+}
+
+}  // namespace
+
+struct PackReader::Impl {
+  FileSystem& fs;
+  RunLayout layout;
+  std::vector<PackManifest> packs;
+  mutable std::mutex mutex;  // guards `files`
+  mutable std::vector<std::shared_ptr<const ReadableFile>> files;  // shared: a reader may still hold one that another reopened
+
+  Result<std::shared_ptr<const ReadableFile>> Open(uint32_t pack, const ReadableFile* stale) const {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (files[pack] == nullptr || files[pack].get() == stale) {
+      HOLDFAST_ASSIGN(std::unique_ptr<ReadableFile> file, fs.Open(layout.Pack(packs[pack].root)));
+      files[pack] = std::move(file);
+    }
+    return files[pack];
+  }
+
+  // A handle can go stale (ESTALE) when a server fails over: opened again once.
+  Status ReadValue(uint32_t pack, const ChunkRef& ref, std::span<uint8_t> out) const {
+    HOLDFAST_ASSIGN(auto file, Open(pack, nullptr));
+    const Status first = file->Read(ref.offset, out);
+    if (first.code() != ErrorCode::kTransient) return first;
+    HOLDFAST_ASSIGN(file, Open(pack, file.get()));
+    return file->Read(ref.offset, out);
+  }
+};
+
+PackReader::PackReader(FileSystem& fs, const RunLayout& layout, const std::vector<PackManifest>& packs)
+    : impl_(new Impl{fs, layout, packs, {}, std::vector<std::shared_ptr<const ReadableFile>>(packs.size())}) {}
+PackReader::~PackReader() = default;
+
+uint64_t PackReader::RawLen(uint32_t pack, uint32_t chunk) const {
+  if (pack >= impl_->packs.size() || chunk >= impl_->packs[pack].chunks.size()) return 0;
+  return impl_->packs[pack].chunks[chunk].raw_len;
+}
+
+Status PackReader::ReadChunk(uint32_t pack, uint32_t chunk, std::span<uint8_t> out) const {
+  if (pack >= impl_->packs.size() || chunk >= impl_->packs[pack].chunks.size()) {
+    return InvalidArgument("pack " + std::to_string(pack) + ", chunk " + std::to_string(chunk) + " is not in the record");
+  }
+  const ChunkRef& ref = impl_->packs[pack].chunks[chunk];
+  const std::string path = impl_->layout.Pack(impl_->packs[pack].root);
+  if (out.size() != ref.raw_len || ref.stored_len > kChunkValueMax) {
+    return InvalidArgument(path + ", chunk " + std::to_string(chunk) + ": holds " + std::to_string(ref.raw_len) + " bytes, " + std::to_string(out.size()) + " were asked for");
+  }
+  Bytes value(ref.stored_len);
+  Status s = impl_->ReadValue(pack, ref, value);
+  if (s.code() == ErrorCode::kNotFound) return s;
+  ValueHeader header;
+  if (s.ok()) s = CheckChunk(value, ref, &header);
+  if (s.ok()) s = Decode(header.codec, ValuePayload(value), out);
+  return s.ok() ? s : BadChunk(path, chunk, impl_->layout, s.error());
+}
+
+Status PackReader::ReadTensor(const StoredTensor& t, std::span<uint8_t> out) const {
+  if (out.size() != t.bytes()) return InvalidArgument("tensor " + t.name + ": room for " + std::to_string(out.size()) + " bytes, it has " + std::to_string(t.bytes()));
+  size_t at = 0;
+  for (const StoredTensor::Piece& p : t.pieces) {
+    const uint64_t n = RawLen(p.pack, p.chunk);
+    if (n > out.size() - at) return Corrupt("tensor " + t.name + ": its pieces are longer than its shape");
+    HOLDFAST_TRY(ReadChunk(p.pack, p.chunk, out.subspan(at, n)));
+    at += n;
+  }
+  if (at != out.size()) return Corrupt("tensor " + t.name + ": its pieces are shorter than its shape");
+  return OkStatus();
+}
+
+// ---- verification ----
+
+static Status HashGap(const ReadableFile& file, uint64_t from, uint64_t to, Sha256Hasher* hasher) {
+  constexpr uint64_t kStep = 1u << 20;
+  Bytes buffer;
+  for (; from < to; from += buffer.size()) {
+    buffer.resize(std::min(kStep, to - from));
+    HOLDFAST_TRY(file.Read(from, buffer));
+    hasher->Update(buffer);
+  }
+  return OkStatus();
+}
+
+static std::vector<size_t> OrderByOffset(const PackManifest& m) {
+  std::vector<size_t> order(m.chunks.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return m.chunks[a].offset < m.chunks[b].offset; });
+  return order;
+}
+
+static Status VerifyChunk(const ReadableFile& file, const ChunkRef& ref) {
+  Bytes value(ref.stored_len), raw(ref.raw_len);
+  HOLDFAST_TRY(file.Read(ref.offset, value));
+  ValueHeader header;
+  HOLDFAST_TRY(CheckChunk(value, ref, &header));
+  return Decode(header.codec, ValuePayload(value), raw);
+}
+
+Status VerifyPack(FileSystem& fs, const RunLayout& layout, const PackManifest& m) {
+  const std::string path = layout.Pack(m.root);
+  HOLDFAST_TRY(ManifestFromJson(ManifestToJson(m), path));  // root, bounds, overlap
+  HOLDFAST_ASSIGN(const auto file, fs.Open(path));
+  if (file->size() != m.file_size) return Corrupt(path + ": has " + std::to_string(file->size()) + " bytes instead of " + std::to_string(m.file_size));
+  Sha256Hasher skeleton;
+  uint64_t at = 0;
+  for (const size_t i : OrderByOffset(m)) {
+    const ChunkRef& ref = m.chunks[i];
+    HOLDFAST_TRY(HashGap(*file, at, ref.offset, &skeleton));
+    const Status s = VerifyChunk(*file, ref);
+    if (!s.ok()) return BadChunk(path, i, layout, s.error());
+    at = ref.offset + ref.stored_len;
+  }
+  HOLDFAST_TRY(HashGap(*file, at, m.file_size, &skeleton));
+  file->DropCache(0, m.file_size);
+  if (skeleton.Finish() != m.skeleton) return Corrupt(path + ": the bytes around its chunks fail their SHA-256");
+  return OkStatus();
+}
+
+}  // namespace holdfast
