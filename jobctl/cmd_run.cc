@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// jobctl run / resume: check everything, claim the job, supervise the stages, merge, report. One path for a first start, a resume and
+// "already done": fold the ledger, then do whatever is not there yet.
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <memory>
+#include <thread>
+
+#include "daemon/node/process.h"
+#include "daemon/node/supervisor.h"
+#include "export/merge/merge.h"
+#include "jobctl/options.h"
+#include "jobctl/preflight.h"
+#include "jobctl/progress.h"
+#include "jobctl/report.h"
+
+namespace holdfast {
+namespace {
+
+constexpr uint64_t kRenewNs = 60'000'000'000;        // the job stream shows life this often
+constexpr uint64_t kForeignWatchMs = 150'000;        // how long an owner on another machine may be silent
+
+std::atomic<int> g_signal{0};          // a signal handler can reach nothing but globals
+std::atomic<bool> g_stop{false};
+void OnSignal(int sig) {
+  g_signal.store(sig);
+  g_stop.store(true);
+}
+
+void CatchSignals() {
+  struct sigaction action {};
+  action.sa_handler = OnSignal;
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+  ::sigaction(SIGHUP, &action, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+}
+
+Progress::Mode ModeOf(const RunOptions& o) {
+  if (o.json) return Progress::Mode::kJson;
+  if (o.quiet) return Progress::Mode::kQuiet;
+  return ::isatty(STDERR_FILENO) == 1 ? Progress::Mode::kTerminal : Progress::Mode::kPlain;
+}
+
+class RunJob {
+ public:
+  explicit RunJob(const RunOptions& options)
+      : options_(options), progress_(clock_, ModeOf(options)), state_(fs_, RunLayout(options.run_dir)) {
+    threads_ = options.threads > 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
+  }
+  Result<int> Run();
+
+ private:
+  Status Fold(bool* exists);
+  Status RefuseWhileOthersWork();
+  Status MayTakeOver(const Claim& current);
+  Result<int> AlreadyDone();
+  bool OutputIsOurs();
+  Status PrepareNew();
+  Status PrepareResume();
+  Status ClaimJob(std::vector<Record> records);
+  Status Begin();
+  void ShowPlan(const ResourcePlan& resources);
+  Status Calibrate();
+  Status MergeAndFinish();
+  Status Renew();
+  void CleanUp();
+  bool AllSealed() const;
+
+  const RunOptions options_;
+  PosixFileSystem fs_;
+  RealClock clock_;
+  Progress progress_;
+  RunState state_;
+  uint32_t threads_ = 1;
+  Device device_;
+  bool fresh_ = false;
+  NewJob new_job_;
+  DecoderSpec decoder_;
+  Plan plan_;
+  bool plan_changed_ = false;
+  ResourcePlan resources_;
+  Incarnation self_;
+  std::unique_ptr<StreamWriter> job_writer_;
+  uint64_t renewed_ns_ = 0;
+  uint64_t rss_peak_ = 0;
+  Json report_;
+};
+
+// Reads what is there. `exists` = there is a job. A directory that is not ours is refused.
+Status RunJob::Fold(bool* exists) {
+  *exists = false;
+  const auto names = fs_.List(options_.run_dir);
+  if (!names.ok()) {
+    if (names.code() == ErrorCode::kNotFound) return OkStatus();
+    return InvalidArgument("--run-dir " + options_.run_dir + ": " + names.error().message);
+  }
+  const bool ours = std::find(names->begin(), names->end(), "FORMAT") != names->end();
+  const bool only_ours = std::all_of(names->begin(), names->end(), [](const std::string& n) { return n == "tmp" || n == "log" || n == "pack"; });
+  if (!ours && !only_ours) {
+    return InvalidArgument("--run-dir " + options_.run_dir + " exists and is not a run directory of holdfast; choose another with --run-dir");
+  }
+  if (!ours) return OkStatus();
+  const Status read = state_.Refresh();
+  if (read.code() == ErrorCode::kNotFound) return OkStatus();
+  HOLDFAST_TRY(read);
+  *exists = true;
+  return OkStatus();
+}
+
+Status RunJob::MayTakeOver(const Claim& current) {
+  const auto& all = state_.incarnations();
+  const auto who = std::find_if(all.begin(), all.end(), [&](const Incarnation& i) { return i.nonce == current.incarnation; });
+  if (who == all.end()) return OkStatus();
+  const Liveness life = ProbeIncarnation(*who);
+  if (life == Liveness::kDead) return OkStatus();
+  const std::string where = "process " + std::to_string(who->pid) + " on " + who->hostname;
+  if (life == Liveness::kAlive) {
+    return InvalidArgument(options_.run_dir + ": " + where + " is working on this run; watch it with `jobctl status " + options_.run_dir +
+                           " --follow`, or stop it with `kill -TERM " + std::to_string(who->pid) + "`");
+  }
+  progress_.Event("owner was " + where + ", another machine: watching for " + std::to_string(kForeignWatchMs / 1000) + " s whether it still works");
+  StreamReader watch(fs_, state_.layout(), RunLayout::JobStream(), state_.job().uuid);
+  const auto ignore = [](const Record&, const Slot&) { return OkStatus(); };
+  HOLDFAST_TRY(watch.Poll(ignore));
+  const uint32_t tail = watch.state().next_seq;
+  for (uint64_t waited = 0; waited < kForeignWatchMs; waited += 1000) {
+    if (g_stop) return Stopped("asked to stop");
+    clock_.SleepMs(1000);
+    HOLDFAST_TRY(watch.Poll(ignore));
+    if (watch.state().next_seq != tail) return InvalidArgument(options_.run_dir + ": " + where + " is working on this run; stop it there first");
+  }
+  return OkStatus();
+}
+
+Status RunJob::RefuseWhileOthersWork() {
+  const StreamState& job = state_.job_stream();
+  return job.epoch == 0 || job.released ? OkStatus() : MayTakeOver(job.claim);
+}
+
+bool RunJob::OutputIsOurs() {
+  const auto sums = fs_.ReadFile(JoinPath(state_.job().out, "SHA256SUMS"), 64u << 20);
+  return sums.ok() && state_.done() && Sha256(*sums) == state_.done()->manifest;
+}
+
+Result<int> RunJob::AlreadyDone() {
+  report_ = state_.done()->report;
+  progress_.EventJson({{"event", "done"}, {"already", true}, {"report", report_}});
+  if (!options_.json) std::printf("already done\n%s", RenderReport(report_).c_str());
+  return kExitOk;
+}
+
+Status RunJob::PrepareNew() {
+  if (options_.resume) return NotFound(options_.run_dir + ": no job here; begin one with `jobctl run --source ... --calib ... --out ...`");
+  HOLDFAST_ASSIGN(const bool taken, fs_.Exists(options_.out));
+  if (taken) {
+    return Error{ErrorCode::kAlreadyExists, "--out " + options_.out + " exists and was not made by this run; move it away, or choose another --out"};
+  }
+  fresh_ = true;
+  HOLDFAST_ASSIGN(new_job_, PrepareNewJob(fs_, options_, device_, threads_));
+  decoder_ = new_job_.decoder;
+  plan_ = new_job_.plan;
+  HOLDFAST_ASSIGN(const auto ranges, CutStages(plan_.layers, options_.shard_layers, options_.stages.value_or(1)));
+  plan_.stages = NumberStages(nullptr, ranges);
+  HOLDFAST_ASSIGN(resources_, PlanResources(options_, decoder_, plan_, new_job_.spec, device_, threads_));
+  return CheckSpace(fs_, resources_, options_.run_dir, options_.out);
+}
+
+Status RunJob::PrepareResume() {
+  const JobSpec& job = state_.job();
+  if (!AllSealed()) HOLDFAST_TRY(CheckSourceUnchanged(fs_, job, threads_));
+  const std::string config_path = JoinPath(job.source, "config.json");
+  HOLDFAST_ASSIGN(const Bytes config_bytes, fs_.ReadFile(config_path, 64u << 20));
+  HOLDFAST_ASSIGN(const Json config, ParseJson(AsText(config_bytes), config_path));
+  HOLDFAST_ASSIGN(decoder_, ParseDecoder(config, config_path));
+  plan_ = state_.plan();
+  if (options_.stages || !options_.shard_layers.empty()) {
+    HOLDFAST_ASSIGN(const auto ranges, CutStages(plan_.layers, options_.shard_layers, options_.stages.value_or(1)));
+    const auto stages = NumberStages(&state_, ranges);
+    plan_changed_ = stages.size() != plan_.stages.size() ||
+                    !std::equal(stages.begin(), stages.end(), plan_.stages.begin(), [](const StagePlan& a, const StagePlan& b) { return a.stage == b.stage; });
+    plan_.stages = stages;
+    if (plan_changed_) ++plan_.number;
+  }
+  HOLDFAST_ASSIGN(resources_, PlanResources(options_, decoder_, plan_, job, device_, threads_));
+  uint64_t have = 0;
+  for (const UnitPlan& u : plan_.units) {
+    const LayerRecord* e = state_.Layer(u.id);
+    for (size_t i = 0; e != nullptr && i < e->packs.size(); ++i) have += e->packs[i].file_size;
+  }
+  resources_.disk_run -= std::min(resources_.disk_run, have);
+  return CheckSpace(fs_, resources_, options_.run_dir, job.out);
+}
+
+// Claims the job stream with `records` in the same slot: J, tokens and P for a new job, P for a new cut of an old one.
+Status RunJob::ClaimJob(std::vector<Record> records) {
+  const Nonce uuid = fresh_ ? new_job_.spec.uuid : state_.job().uuid;
+  records.push_back(MakeControl({.cls = RecordClass::kIncarnation, .a = static_cast<uint32_t>(state_.incarnations().size())}, self_.ToJson()));
+  StreamWriter::Options options;
+  options.job = uuid;
+  options.claim.incarnation = self_.nonce;
+  options.claim.node = self_.node;
+  options.claim.reason = fresh_ ? "start" : "resume";
+  options.claim.pid = self_.pid;
+  options.claim.numerics = device_.numerics;
+  options.may_take_over = [this](const Claim& current) -> Status {
+    HOLDFAST_TRY(state_.Refresh());
+    return MayTakeOver(current);
+  };
+  StreamReader reader(fs_, state_.layout(), RunLayout::JobStream(), uuid);
+  StreamReader* known = fresh_ ? &reader : state_.ReaderOf(RunLayout::JobStream());
+  auto writer = StreamWriter::Open(fs_, state_.layout(), clock_, known, [this](const Record& r, const Slot& s) -> Status {
+    return fresh_ ? OkStatus() : state_.Apply(RunLayout::JobStream(), r, s);
+  }, options, std::move(records));
+  if (!writer.ok() && fresh_) {   // somebody else may have begun a job here a moment ago
+    RunState other(fs_, state_.layout());
+    if (other.Refresh().ok()) return InvalidArgument(options_.run_dir + ": another jobctl began a job here at the same moment; look at `jobctl status " + options_.run_dir + "`");
+  }
+  if (!writer.ok()) return writer.error();
+  job_writer_ = std::move(*writer);
+  return OkStatus();
+}
+
+Status RunJob::Begin() {
+  self_ = DescribeThisProcess(HostName(), "jobctl", device_.name);
+  const Status made = fs_.MakeDirs(state_.layout().TmpDir(self_.nonce));
+  if (!made.ok()) return InvalidArgument("--run-dir " + options_.run_dir + ": cannot write there (" + made.error().message + ")");
+  const Status format = EnsureFormat(fs_, state_.layout(), self_.nonce);
+  if (!format.ok()) {
+    if (format.code() == ErrorCode::kUnsupported || format.code() == ErrorCode::kResourceExhausted) return format;
+    return InvalidArgument("--run-dir " + options_.run_dir + ": cannot write there (" + format.error().message + ")");
+  }
+  std::vector<Record> records;
+  if (fresh_) {
+    records.push_back(MakeControl({.cls = RecordClass::kJob}, new_job_.spec.ToJson()));
+    for (uint32_t i = 0; i < new_job_.tokens.size(); ++i) {
+      Record tokens;
+      tokens.key = {.cls = RecordClass::kJob, .a = i, .part = 1};
+      tokens.codec = Codec::kZstd;
+      tokens.payload = EncodeTokens(new_job_.tokens[i]);
+      records.push_back(std::move(tokens));
+    }
+  }
+  if (fresh_ || plan_changed_) records.push_back(MakeControl({.cls = RecordClass::kPlan, .a = plan_.number}, plan_.ToJson()));
+  HOLDFAST_TRY(ClaimJob(std::move(records)));
+  renewed_ns_ = clock_.MonotonicNs();
+  return state_.Refresh();
+}
+
+void RunJob::ShowPlan(const ResourcePlan& r) {
+  Json stages = Json::array();
+  for (const auto& s : r.stages) {
+    stages.push_back({{"stage", s.plan.stage.value}, {"first_layer", s.plan.first_layer}, {"last_layer", s.plan.last_layer}, {"threads", s.size.threads},
+                      {"window", s.size.window}, {"memory_bytes", s.memory.Total(s.size.threads, s.size.window)}});
+    progress_.Event("stage " + std::to_string(s.plan.stage.value) + ": layers " + std::to_string(s.plan.first_layer) + "-" + std::to_string(s.plan.last_layer - 1) +
+                    ", " + std::to_string(s.size.threads) + " threads, " + std::to_string(s.size.window) + " samples in flight, at most " +
+                    FormatSize(s.memory.Total(s.size.threads, s.size.window)));
+  }
+  progress_.Event("plan: " + std::to_string(state_.job().samples) + " samples of up to " + std::to_string(state_.job().seq_len) + " tokens on " + device_.name +
+                  " (" + device_.numerics + "), memory " + FormatSize(r.memory_needed) + " of " + FormatSize(r.memory_allowed) + ", disk " +
+                  FormatSize(r.disk_run) + " for the ledger and " + FormatSize(r.disk_out) + " for the result");
+  if (r.memory_needed > r.memory_allowed) progress_.Event("warning: less memory is available than planned; workers may be killed and restarted smaller");
+  progress_.EventJson({{"event", "plan"}, {"job", state_.job().uuid.Hex()}, {"stages", stages}, {"samples", state_.job().samples}, {"seq_len", state_.job().seq_len},
+                       {"device", device_.name}, {"numerics", device_.numerics}, {"memory_bytes", r.memory_needed}, {"memory_minimum_bytes", r.memory_minimum},
+                       {"disk_run_bytes", r.disk_run}, {"disk_out_bytes", r.disk_out}});
+}
+
+Status RunJob::Renew() {
+  if (clock_.MonotonicNs() - renewed_ns_ < kRenewNs) return OkStatus();
+  renewed_ns_ = clock_.MonotonicNs();
+  const RecordKey key{.cls = RecordClass::kRenew, .a = static_cast<uint32_t>(job_writer_->epoch()), .b = job_writer_->next_seq()};
+  return job_writer_->Append({MakeControl(key, Json{{"epoch", job_writer_->epoch()}})});
+}
+
+bool RunJob::AllSealed() const {
+  for (const StagePlan& s : state_.plan().stages) {
+    const auto it = state_.stages().find(s.stage);
+    if (it == state_.stages().end() || !it->second.seal) return false;
+  }
+  return true;
+}
+
+Status RunJob::Calibrate() {
+  if (AllSealed()) return OkStatus();
+  SupervisorOptions o;
+  o.worker_binary = WorkerBinary();
+  o.node = self_.node;
+  o.device = device_.name;
+  o.reason = fresh_ ? "start" : "resume";
+  o.incarnation = self_.nonce;
+  for (const auto& s : resources_.stages) o.sizes[s.plan.stage] = s.size;
+  o.stop_signal = &g_signal;
+  o.on_progress = [this](const std::vector<StageProgress>& stages) { progress_.Stages(stages); };
+  o.on_event = [this](const std::string& text) { progress_.Event(text); };
+  o.on_tick = [this] { return Renew(); };
+  HOLDFAST_ASSIGN(const auto stages, RunStages(state_, clock_, o));
+  for (const StageProgress& s : stages) rss_peak_ += s.rss_peak_bytes;
+  return state_.Refresh();
+}
+
+Status RunJob::MergeAndFinish() {
+  const std::string stream = RunLayout::MergeStream();
+  StreamWriter::Options options;
+  options.job = state_.job().uuid;
+  options.claim.incarnation = self_.nonce;
+  options.claim.node = self_.node;
+  options.claim.reason = fresh_ ? "start" : "resume";
+  options.claim.pid = self_.pid;
+  options.claim.numerics = device_.numerics;
+  HOLDFAST_ASSIGN(const auto writer, StreamWriter::Open(fs_, state_.layout(), clock_, state_.ReaderOf(stream),
+                                                        [&](const Record& r, const Slot& s) { return state_.Apply(stream, r, s); }, options));
+  MergeOptions merge;
+  merge.threads = threads_;
+  merge.incarnation = self_.nonce;
+  merge.stop = &g_stop;
+  merge.on_progress = [this](const MergeProgress& p) { progress_.Merge(p); };
+  HOLDFAST_ASSIGN(const Digest manifest, RunMerge(fs_, state_, *writer, merge));
+  progress_.Merge({.bytes_done = resources_.disk_out, .bytes_total = resources_.disk_out, .files_done = 1, .files_total = 1});
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  HOLDFAST_TRY(state_.Refresh());
+  HOLDFAST_ASSIGN(report_, BuildReport(state_, progress_.phase_ms(), std::max<uint64_t>(rss_peak_, static_cast<uint64_t>(usage.ru_maxrss) * 1024)));
+  if (!state_.done()) {
+    const DoneRecord done{.manifest = manifest, .report = report_};
+    HOLDFAST_TRY(writer->Append({MakeControl({.cls = RecordClass::kDone}, done.ToJson())}));
+  }
+  HOLDFAST_TRY(writer->ReleaseStream("done"));
+  return job_writer_->ReleaseStream("done");
+}
+
+// The job is done: nothing in tmp/ can be wanted any more.
+void RunJob::CleanUp() {
+  const Status removed = fs_.RemoveTree(state_.layout().TmpDir());
+  if (!removed.ok()) progress_.Event("note: " + removed.error().message);
+}
+
+Result<int> RunJob::Run() {
+  const uint64_t begin_ns = clock_.MonotonicNs();
+  bool exists = false;
+  HOLDFAST_TRY(Fold(&exists));
+  if (exists) HOLDFAST_TRY(RefuseWhileOthersWork());
+  HOLDFAST_ASSIGN(device_, ChooseDevice(exists && options_.resume && state_.job().numerics.starts_with("cpu") ? "cpu" : options_.device));
+  if (exists) {
+    HOLDFAST_TRY(CompareWithJob(fs_, options_, state_.job(), device_));
+    if (state_.done() && OutputIsOurs()) return AlreadyDone();
+    HOLDFAST_TRY(PrepareResume());
+  } else {
+    HOLDFAST_TRY(PrepareNew());
+  }
+  if (g_stop) return Error{ErrorCode::kStopped, "stopped before anything was started"};
+  HOLDFAST_TRY(Begin());
+  progress_.AddPhase("check", (clock_.MonotonicNs() - begin_ns) / 1'000'000);
+  ShowPlan(resources_);
+  Status status = Calibrate();
+  if (status.ok()) status = MergeAndFinish();
+  if (!status.ok()) {
+    if (status.code() == ErrorCode::kStopped || status.code() == ErrorCode::kResourceExhausted) {
+      const Status released = job_writer_->ReleaseStream(status.code() == ErrorCode::kStopped ? "drain" : "no_space");
+      if (!released.ok()) progress_.Event("note: " + released.error().message);
+      return Annotate(status.error(), "stopped; `jobctl resume " + options_.run_dir + "` or the same line again continues");
+    }
+    const Status released = job_writer_->ReleaseStream("failed");
+    if (!released.ok() && released.code() != ErrorCode::kFenced) progress_.Event("note: " + released.error().message);
+    // Past the start a refusal is a failure: exit code 2 promises that nothing was started.
+    const bool resumable = status.code() == ErrorCode::kFenced || status.code() == ErrorCode::kTransient;
+    return Error{resumable ? status.code() : ErrorCode::kInternal, status.error().message};
+  }
+  CleanUp();
+  progress_.EventJson({{"event", "done"}, {"already", false}, {"report", report_}});
+  if (!options_.json) std::printf("%s%s", progress_.mode() == Progress::Mode::kTerminal ? "\n" : "", RenderReport(report_).c_str());
+  return kExitOk;
+}
+
+// `jobctl resume DIR`: source, calibration and output are the job record's.
+Status FillFromJob(RunOptions* o) {
+  o->run_dir = AbsolutePath(o->run_dir);
+  PosixFileSystem fs;
+  RunState state(fs, RunLayout(o->run_dir));
+  const Status read = state.Refresh();
+  if (read.code() == ErrorCode::kNotFound) return NotFound(o->run_dir + ": no run here; begin one with `jobctl run --source ... --calib ... --out ...`");
+  HOLDFAST_TRY(read);
+  o->source = state.job().source;
+  o->calib = state.job().calib;
+  o->out = state.job().out;
+  return OkStatus();
+}
+
+}  // namespace
+
+int RunCommand(const RunOptions& options) {
+  CatchSignals();
+  RunOptions o = options;
+  if (o.resume) {
+    const Status filled = FillFromJob(&o);
+    if (!filled.ok()) return Fail(filled.error(), o.json);
+  } else {
+    o.source = AbsolutePath(o.source);
+    o.calib = AbsolutePath(o.calib);
+    o.out = AbsolutePath(o.out);
+    o.run_dir = AbsolutePath(o.run_dir.empty() ? o.out + ".run" : o.run_dir);
+  }
+  RunJob job(o);
+  const auto result = job.Run();
+  return result.ok() ? *result : Fail(result.error(), o.json);
+}
+
+}  // namespace holdfast

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// jobctl status: what a run has done, folded from its ledger alone. Works from any shell or host, also when nothing runs any more.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "daemon/node/process.h"
+#include "jobctl/options.h"
+#include "jobctl/preflight.h"
+#include "jobctl/report.h"
+#include "ledger/fold/run_state.h"
+#include "ledger/fold/seal.h"
+
+namespace holdfast {
+namespace {
+
+constexpr int kStatusSchema = 1;
+constexpr uint64_t kFollowMs = 1000;
+
+struct Activity {
+  bool alive = false;
+  std::string who;          // "process 12 on host"
+  std::string state;        // "running", "stopped", "interrupted", "running elsewhere"
+};
+
+Activity ActivityOf(const RunState& state) {
+  Activity a;
+  const StreamState& job = state.job_stream();
+  if (job.released) {
+    a.state = "stopped";
+    return a;
+  }
+  for (const Incarnation& i : state.incarnations()) {
+    if (i.nonce != job.claim.incarnation) continue;
+    a.who = "process " + std::to_string(i.pid) + " on " + i.hostname;
+    switch (ProbeIncarnation(i)) {
+      case Liveness::kAlive: a.alive = true; a.state = "running"; break;
+      case Liveness::kDead: a.state = "interrupted"; break;
+      case Liveness::kElsewhere: a.alive = true; a.state = "running elsewhere"; break;
+    }
+  }
+  if (a.state.empty()) a.state = "interrupted";
+  return a;
+}
+
+std::string StageLabel(const RunState& state, const StagePlan& plan, uint64_t samples_done, uint64_t units_done, uint64_t units) {
+  const auto it = state.stages().find(plan.stage);
+  if (it == state.stages().end()) return "waiting";
+  if (it->second.seal) return "done";
+  if (samples_done == state.job().samples) return units_done == units ? "seal" : "evict";
+  return it->second.phase ? it->second.phase->phase : "start";
+}
+
+Json StageStatus(const RunState& state, const StagePlan& plan) {
+  uint64_t samples = 0, units_done = 0, bytes = 0;
+  for (uint32_t s = 0; s < state.job().samples; ++s) samples += state.SampleCovers(s, plan.first_layer, plan.last_layer);
+  const std::vector<uint32_t> units = UnitsOf(state.plan(), plan);
+  for (uint32_t u : units) {
+    const LayerRecord* e = state.Layer(u);
+    units_done += e != nullptr;
+    for (size_t i = 0; e != nullptr && i < e->packs.size(); ++i) bytes += e->packs[i].file_size;
+  }
+  Json claims = Json::array();
+  uint64_t restarts = 0, last_wall = 0;
+  std::string node;
+  if (const auto it = state.stages().find(plan.stage); it != state.stages().end()) {
+    for (const Claim& c : it->second.claims) {
+      claims.push_back({{"epoch", c.epoch}, {"reason", c.reason}, {"node", c.node}, {"pid", c.pid}});
+      node = c.node;
+    }
+    restarts = it->second.claims.empty() ? 0 : it->second.claims.size() - 1;
+    last_wall = it->second.last_wall_ns;
+  }
+  return {{"stage", plan.stage.value}, {"first_layer", plan.first_layer}, {"last_layer", plan.last_layer}, {"node", node},
+          {"phase", StageLabel(state, plan, samples, units_done, units.size())}, {"samples_done", samples}, {"samples_total", state.job().samples},
+          {"units_done", units_done}, {"units_total", units.size()}, {"bytes_evicted", bytes}, {"restarts", restarts}, {"claims", claims},
+          {"last_commit_wall_ns", last_wall}};
+}
+
+Json StatusJson(const RunState& state) {
+  const JobSpec& job = state.job();
+  const Activity activity = ActivityOf(state);
+  Json stages = Json::array();
+  for (const StagePlan& s : state.plan().stages) stages.push_back(StageStatus(state, s));
+  Json doc{{"schema", kStatusSchema}, {"job", job.uuid.Hex()}, {"run_dir", state.layout().root()}, {"source", job.source}, {"out", job.out},
+           {"recipe", job.recipe}, {"numerics", job.numerics}, {"samples", job.samples}, {"seq_len", job.seq_len},
+           {"state", state.done() ? "done" : activity.state}, {"owner", activity.who}, {"stages", stages},
+           {"merge", {{"files_written", state.merge_written().size()}, {"published", state.published().has_value()}}},
+           {"stale_records", state.stale_records()}, {"nondeterminism", state.nondeterminism()}};
+  if (state.done()) doc["report"] = state.done()->report;
+  if (!state.done() && !activity.alive) doc["next"] = "jobctl resume " + state.layout().root();
+  return doc;
+}
+
+std::string Render(const Json& d) {
+  std::string out = d["state"].get<std::string>();
+  if (!d["owner"].get<std::string>().empty() && d["state"] != "done") out += " (" + d["owner"].get<std::string>() + ")";
+  out += ": " + d["source"].get<std::string>() + " -> " + d["out"].get<std::string>() + ", " + d["recipe"].get<std::string>() + "\n";
+  for (const Json& s : d["stages"]) {
+    char line[256];
+    std::snprintf(line, sizeof line, "  stage %-3u layers %u-%u  %-9s  samples %llu/%llu  layers evicted %llu/%llu  restarts %llu", s["stage"].get<unsigned>(),
+                  s["first_layer"].get<unsigned>(), s["last_layer"].get<unsigned>() - 1, s["phase"].get<std::string>().c_str(),
+                  s["samples_done"].get<unsigned long long>(), s["samples_total"].get<unsigned long long>(), s["units_done"].get<unsigned long long>(),
+                  s["units_total"].get<unsigned long long>(), s["restarts"].get<unsigned long long>());
+    out += line;
+    std::string why;
+    for (size_t i = 1; i < s["claims"].size(); ++i) why += (why.empty() ? " (" : ", ") + s["claims"][i]["reason"].get<std::string>();
+    out += why.empty() ? "\n" : why + ")\n";
+  }
+  out += "  merge: " + std::to_string(d["merge"]["files_written"].get<uint64_t>()) + " file(s) written" +
+         (d["merge"]["published"].get<bool>() ? ", published\n" : "\n");
+  if (d.contains("next")) out += "next: " + d["next"].get<std::string>() + "\n";
+  return out;
+}
+
+}  // namespace
+
+int StatusCommand(const StatusOptions& options) {
+  PosixFileSystem fs;
+  RealClock clock;
+  RunState state(fs, RunLayout(AbsolutePath(options.dir)));
+  const bool redraw = options.follow && !options.json && ::isatty(STDOUT_FILENO) == 1;
+  for (;;) {
+    const Status read = state.Refresh();
+    if (!read.ok()) {
+      if (read.code() == ErrorCode::kNotFound) return Fail(NotFound(options.dir + ": no run here (" + read.error().message + ")"), options.json);
+      return Fail(read.error(), options.json);
+    }
+    const Json doc = StatusJson(state);
+    if (redraw) std::printf("\033[H\033[J");
+    if (options.json) std::printf("%s\n", doc.dump(options.follow ? -1 : 2, ' ', false, Json::error_handler_t::replace).c_str());
+    else std::printf("%s", Render(doc).c_str());
+    const std::string now = doc["state"].get<std::string>();
+    if (now == "done" && !options.json) std::printf("%s", RenderReport(doc["report"]).c_str());
+    std::fflush(stdout);
+    if (!options.follow || now == "done" || now == "stopped" || now == "interrupted") return kExitOk;
+    clock.SleepMs(kFollowMs);
+  }
+}
+
+}  // namespace holdfast

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "jobctl/preflight.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <future>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "calib/model/numerics.h"
+#include "calib/tokens/calibration_set.h"
+#include "daemon/node/process.h"
+#include "export/nvfp4/nvfp4.h"
+#include "export/shard/output_plan.h"
+
+namespace holdfast {
+namespace {
+
+constexpr uint64_t kSidecarBytesMax = 512u << 20;
+
+Result<Json> ProbeWorker(const std::string& device) {
+  const std::string command = "'" + WorkerBinary() + "' --probe '" + device + "' 2>/dev/null";
+  FILE* pipe = ::popen(command.c_str(), "r");
+  if (pipe == nullptr) return ErrnoError(errno, "starting " + WorkerBinary());
+  std::string text;
+  char buffer[4096];
+  while (const size_t n = std::fread(buffer, 1, sizeof buffer, pipe)) text.append(buffer, n);
+  if (::pclose(pipe) != 0) return Internal(WorkerBinary() + " --probe " + device + " failed: is the build complete?");
+  return ParseJson(text, "worker probe", 1 << 20);
+}
+
+// Files that belong beside quantized weights: tokenizer, templates, processors, licence. Code is never copied.
+bool IsSidecar(const std::string& name) {
+  static const std::set<std::string> kNot = {"model.safetensors.index.json", "pytorch_model.bin.index.json", "hf_quant_config.json",
+                                             "holdfast.json", "SHA256SUMS", "README.md", "trainer_state.json", "training_args.bin"};
+  if (kNot.contains(name) || name.starts_with(".")) return false;
+  const auto ends = [&](const char* e) { return name.ends_with(e); };
+  if (ends(".json") || ends(".jinja") || ends(".model") || ends(".tiktoken")) return true;
+  if (name == "vocab.txt" || name == "merges.txt") return true;
+  return name.starts_with("LICENSE") || name.starts_with("NOTICE") || name.starts_with("USE_POLICY");
+}
+
+Result<std::vector<SourceFile>> PinSidecars(FileSystem& fs, const std::string& source) {
+  std::vector<SourceFile> out;
+  HOLDFAST_ASSIGN(const auto names, fs.List(source));
+  for (const std::string& name : names) {
+    if (!IsSidecar(name)) continue;
+    const std::string path = JoinPath(source, name);
+    HOLDFAST_ASSIGN(const FileInfo info, fs.Stat(path));
+    if (info.is_directory) continue;
+    HOLDFAST_ASSIGN(const Bytes bytes, fs.ReadFile(path, kSidecarBytesMax));
+    out.push_back({.name = name, .size = bytes.size(), .mtime_ns = info.mtime_ns, .sha256 = Sha256(bytes), .header_sha256 = {}});
+  }
+  return out;
+}
+
+// Relative to the model directory, also where the index names files in folders below it.
+std::string RelativeTo(const std::string& dir, const std::string& path) {
+  return path.starts_with(dir + "/") ? path.substr(dir.size() + 1) : BaseName(path);
+}
+
+Result<std::vector<SourceFile>> PinWeights(FileSystem& fs, const SourceModel& source) {
+  std::vector<SourceFile> out;
+  for (const auto& file : source.files()) {
+    HOLDFAST_ASSIGN(const FileInfo info, fs.Stat(file->path()));
+    out.push_back({.name = RelativeTo(source.dir(), file->path()), .size = file->size(), .mtime_ns = info.mtime_ns,
+                   .sha256 = {}, .header_sha256 = file->header_sha256()});
+  }
+  return out;
+}
+
+Result<Digest> HashFile(const ReadableFile& file) {
+  Sha256Hasher hasher;
+  Bytes buffer(4u << 20);
+  for (uint64_t at = 0; at < file.size();) {
+    const uint64_t n = std::min<uint64_t>(buffer.size(), file.size() - at);
+    HOLDFAST_TRY(file.Read(at, std::span(buffer).first(n)));
+    hasher.Update(std::span(buffer).first(n));
+    at += n;
+  }
+  return hasher.Finish();
+}
+
+// Runs tasks 0..n-1 on `threads` threads; returns the error of the lowest task that failed.
+Status RunParallel(size_t n, uint32_t threads, const std::function<Status(size_t)>& task) {
+  std::atomic<size_t> next{0};
+  std::vector<Status> results(n);
+  std::vector<std::jthread> pool;
+  for (uint32_t t = 0; t < std::max(1u, threads) && t < n; ++t) {
+    pool.emplace_back([&] {
+      for (size_t i = next++; i < n; i = next++) results[i] = task(i);
+    });
+  }
+  pool.clear();
+  for (Status& s : results) HOLDFAST_TRY(std::move(s));
+  return OkStatus();
+}
+
+Status CheckFinite(const SafetensorsFile& file, const TensorInfo& t) {
+  if (t.dtype != DType::kBF16 && t.dtype != DType::kF16 && t.dtype != DType::kF32) return OkStatus();
+  constexpr uint64_t kStep = 8u << 20;
+  Bytes buffer(std::min<uint64_t>(kStep, t.bytes));
+  for (uint64_t at = 0; at < t.bytes; at += kStep) {
+    const auto part = std::span(buffer).first(std::min<uint64_t>(kStep, t.bytes - at));
+    HOLDFAST_TRY(file.file().Read(t.offset + at, part));
+    const auto amax = WeightAmax(t.dtype, part, t.name);
+    if (!amax.ok()) return Annotate(amax.error(), file.path());
+  }
+  return OkStatus();
+}
+
+// Whole-file digests and a look at every weight, before anything starts.
+Status ScanWeights(const SourceModel& source, uint32_t threads, std::vector<SourceFile>* pinned) {
+  struct Task {
+    size_t file;
+    const TensorInfo* tensor;  // null: the digest of the file
+  };
+  std::vector<Task> tasks;
+  for (size_t f = 0; f < source.files().size(); ++f) tasks.push_back({f, nullptr});
+  for (size_t f = 0; f < source.files().size(); ++f) {
+    for (const TensorInfo& t : source.files()[f]->tensors()) tasks.push_back({f, &t});
+  }
+  return RunParallel(tasks.size(), threads, [&](size_t i) -> Status {
+    const SafetensorsFile& file = *source.files()[tasks[i].file];
+    if (tasks[i].tensor != nullptr) return CheckFinite(file, *tasks[i].tensor);
+    HOLDFAST_ASSIGN((*pinned)[tasks[i].file].sha256, HashFile(file.file()));
+    return OkStatus();
+  });
+}
+
+Error Changed(const std::string& argument, const std::string& was, const std::string& is) {
+  return InvalidArgument(argument + ": this job was begun with " + was + ", this line says " + is +
+                         "; that would change the result. Use the first line again, `jobctl resume`, or another --out for a new job");
+}
+
+Status SourceChanged(const std::string& path) {
+  return InvalidArgument(path + ": source changed since the job began; restore it and type the same line again, or begin a new job with another --out");
+}
+
+}  // namespace
+
+std::string AbsolutePath(const std::string& path) {
+  std::string p = path;
+  if (p.empty() || p[0] != '/') {
+    char cwd[4096];
+    if (::getcwd(cwd, sizeof cwd) != nullptr) p = JoinPath(cwd, p);
+  }
+  std::vector<std::string> parts;   // lexical: "a/./b//c/.." is "a/b"
+  for (size_t at = 0; at <= p.size();) {
+    const size_t slash = std::min(p.find('/', at), p.size());
+    const std::string part = p.substr(at, slash - at);
+    if (part == ".." && !parts.empty()) parts.pop_back();
+    else if (!part.empty() && part != "." && part != "..") parts.push_back(part);
+    at = slash + 1;
+  }
+  std::string out;
+  for (const std::string& part : parts) out += "/" + part;
+  return out.empty() ? "/" : out;
+}
+
+std::string WorkerBinary() {
+  char self[4096];
+  const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
+  return n > 0 ? JoinPath(DirName(std::string(self, static_cast<size_t>(n))), "holdfast-worker") : "holdfast-worker";
+}
+
+Result<Device> ChooseDevice(const std::string& wanted) {
+  const bool cuda_wanted = wanted == "cuda" || wanted.starts_with("cuda:");
+  if (wanted != "auto" && wanted != "cpu" && !cuda_wanted) {
+    return InvalidArgument("--device " + wanted + ": say auto, cpu, cuda or cuda:N");
+  }
+  if (wanted.find_first_not_of("abcdefghijklmnopqrstuvwxyz:0123456789") != std::string::npos) return InvalidArgument("--device: odd characters");
+  const bool driver = ::access("/dev/nvidiactl", F_OK) == 0;
+  if (cuda_wanted || (wanted == "auto" && driver)) {
+    const std::string name = cuda_wanted && wanted != "cuda" ? wanted : "cuda:0";
+    HOLDFAST_ASSIGN(const Json probe, ProbeWorker(name));
+    HOLDFAST_ASSIGN(const std::string numerics, GetString(probe, "numerics", "worker probe"));
+    if (numerics.starts_with("cuda")) return Device{name, numerics, MatmulDtype::kBf16};
+    if (cuda_wanted) return InvalidArgument("--device " + wanted + ": this build's libtorch sees no such device; use --device cpu, or build against a CUDA libtorch");
+  }
+  return Device{"cpu", CpuNumericsClass(), CpuMatmulDtype()};
+}
+
+Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const Device& device, uint32_t threads) {
+  NewJob job;
+  const std::string config_path = JoinPath(options.source, "config.json");
+  const auto config_bytes = fs.ReadFile(config_path, 64u << 20);
+  if (!config_bytes.ok()) {
+    return InvalidArgument("--source " + options.source + ": " + config_bytes.error().message + "; a Hugging Face model directory with config.json and *.safetensors is needed");
+  }
+  HOLDFAST_ASSIGN(const Json config, ParseJson(AsText(*config_bytes), config_path));
+  HOLDFAST_ASSIGN(job.decoder, ParseDecoder(config, config_path));
+  HOLDFAST_ASSIGN(const Recipe recipe, ParseRecipe(options.recipe.value_or("nvfp4")));
+  HOLDFAST_ASSIGN(const auto source, SourceModel::Open(fs, options.source));
+  HOLDFAST_ASSIGN(job.plan, BindModel(job.decoder, recipe, *source));
+
+  JobSpec& spec = job.spec;
+  HOLDFAST_ASSIGN(spec.weights, PinWeights(fs, *source));
+  std::future<Status> scan;
+  if (source->total_bytes() <= kScanBytesMax) {   // beside tokenization
+    scan = std::async(std::launch::async, [&] { return ScanWeights(*source, threads, &spec.weights); });
+  }
+  const auto set = ReadCalibration(fs, {.file = options.calib, .model_dir = options.source, .samples = options.samples,
+                                        .seq_len = options.seq_len.value_or(kSeqLenDefault), .vocab = job.decoder.vocab, .python = {}, .helper = {}});
+  const Status scanned = scan.valid() ? scan.get() : OkStatus();
+  HOLDFAST_TRY(scanned);
+  if (!set.ok()) return set.error();
+  job.tokens = set->samples;
+
+  spec.uuid = Nonce::Random();
+  spec.source = options.source;
+  spec.out = options.out;
+  spec.calib = options.calib;
+  spec.recipe = options.recipe.value_or("nvfp4");
+  spec.architecture = job.decoder.architecture;
+  spec.numerics = device.numerics;
+  spec.samples = static_cast<uint32_t>(job.tokens.size());
+  spec.samples_requested = options.samples.value_or(0);
+  spec.seq_len = options.seq_len.value_or(kSeqLenDefault);
+  spec.shard_bytes = kShardBytesDefault;
+  if (options.max_shard_size) {
+    HOLDFAST_ASSIGN(spec.shard_bytes, ParseSize(*options.max_shard_size));
+  }
+  spec.calib_sha256 = set->file_sha256;
+  spec.tokens_sha256 = set->tokens_sha256;
+  HOLDFAST_ASSIGN(spec.sidecars, PinSidecars(fs, options.source));
+  return job;
+}
+
+Status CompareWithJob(FileSystem& fs, const RunOptions& o, const JobSpec& job, const Device& device) {
+  if (!o.resume) {
+    if (o.source != job.source) return Changed("--source", job.source, o.source);
+    if (o.out != job.out) return Changed("--out", job.out, o.out);
+    const std::string recipe = o.recipe.value_or("nvfp4");
+    if (recipe != job.recipe) return Changed("--recipe", job.recipe, recipe);
+    const uint32_t seq_len = o.seq_len.value_or(kSeqLenDefault);
+    if (seq_len != job.seq_len) return Changed("--seq-len", std::to_string(job.seq_len), std::to_string(seq_len));
+    uint64_t shard_bytes = kShardBytesDefault;
+    if (o.max_shard_size) {
+      HOLDFAST_ASSIGN(shard_bytes, ParseSize(*o.max_shard_size));
+    }
+    if (shard_bytes != job.shard_bytes) return Changed("--max-shard-size", std::to_string(job.shard_bytes), std::to_string(shard_bytes));
+    const uint32_t requested = o.samples.value_or(0);
+    if (requested != job.samples_requested && requested != job.samples) {
+      const auto say = [](uint32_t n) { return n == 0 ? std::string("the default") : std::to_string(n); };
+      return Changed("--samples", say(job.samples_requested), say(requested));
+    }
+    const auto file = fs.Open(o.calib);   // the tokens are pinned: a file that is gone does no harm, another one would
+    if (file.ok()) {
+      HOLDFAST_ASSIGN(const Digest digest, HashFile(**file));
+      if (digest != job.calib_sha256) return Changed("--calib", job.calib + " (SHA-256 " + job.calib_sha256.Hex().substr(0, 16) + ")",
+                                                     o.calib + " (SHA-256 " + digest.Hex().substr(0, 16) + ")");
+    }
+  }
+  if (device.numerics != job.numerics) return Changed("--device", job.numerics, device.numerics);
+  return OkStatus();
+}
+
+Status CheckSourceUnchanged(FileSystem& fs, const JobSpec& job, uint32_t threads) {
+  const auto source = SourceModel::Open(fs, job.source);
+  if (!source.ok()) return Annotate(source.error(), "source changed since the job began, or is gone");
+  std::vector<const SourceFile*> suspects;
+  for (const SourceFile& pinned : job.weights) {
+    const std::string path = JoinPath(job.source, pinned.name);
+    const auto file = SafetensorsFile::Open(fs, path);
+    if (!file.ok()) return Annotate(file.error(), "source changed since the job began");
+    if ((*file)->size() != pinned.size || (*file)->header_sha256() != pinned.header_sha256) return SourceChanged(path);
+    HOLDFAST_ASSIGN(const FileInfo info, fs.Stat(path));
+    if (info.mtime_ns != pinned.mtime_ns && !pinned.sha256.IsZero()) suspects.push_back(&pinned);
+  }
+  for (const SourceFile& pinned : job.sidecars) {
+    const std::string path = JoinPath(job.source, pinned.name);
+    const auto bytes = fs.ReadFile(path, kSidecarBytesMax);
+    if (!bytes.ok()) return Annotate(bytes.error(), "source changed since the job began");
+    if (Sha256(*bytes) != pinned.sha256) return SourceChanged(path);
+  }
+  return RunParallel(suspects.size(), threads, [&](size_t i) -> Status {
+    const std::string path = JoinPath(job.source, suspects[i]->name);
+    HOLDFAST_ASSIGN(const auto file, fs.Open(path));
+    HOLDFAST_ASSIGN(const Digest digest, HashFile(*file));
+    return digest == suspects[i]->sha256 ? OkStatus() : SourceChanged(path);
+  });
+}
+
+std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<std::pair<uint32_t, uint32_t>>& ranges) {
+  std::map<std::pair<uint32_t, uint32_t>, uint16_t> known;
+  uint16_t next = 0;
+  if (state != nullptr) {
+    for (const auto& [number, plan] : state->plans()) {
+      for (const StagePlan& s : plan.stages) {
+        known.emplace(std::pair(s.first_layer, s.last_layer), s.stage.value);
+        next = std::max<uint16_t>(next, s.stage.value + 1);
+      }
+    }
+  }
+  std::vector<StagePlan> stages;
+  for (const auto& range : ranges) {
+    const auto it = known.find(range);
+    stages.push_back({StageId(it != known.end() ? it->second : next++), range.first, range.second});
+  }
+  return stages;
+}
+
+Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec& decoder, const Plan& plan, const JobSpec& job,
+                                   const Device& device, uint32_t threads) {
+  ResourcePlan r;
+  for (const StagePlan& s : plan.stages) {
+    ResourcePlan::Stage stage{.plan = s, .memory = PlanMemory(decoder, plan, s.first_layer, s.last_layer, job.seq_len, device.matmul),
+                              .size = {.window = 2 * threads, .threads = threads}};
+    r.memory_minimum += stage.memory.Total(1, 1);
+    r.stages.push_back(std::move(stage));
+  }
+  r.memory_allowed = options.memory.value_or(MemAvailableBytes());
+  const auto total = [&] {
+    uint64_t sum = 0;
+    for (const auto& s : r.stages) sum += s.memory.Total(s.size.threads, s.size.window);
+    return sum;
+  };
+  // Over the limit: fewer samples in flight, then fewer threads, everywhere alike.
+  while (total() > r.memory_allowed && (r.stages[0].size.window > 1 || r.stages[0].size.threads > 1)) {
+    for (auto& s : r.stages) {
+      if (s.size.window > 1) s.size.window = std::max(1u, s.size.window / 2);
+      s.size.threads = std::min(s.size.threads, s.size.window);
+    }
+  }
+  r.memory_needed = total();
+  if (options.memory && r.memory_minimum > *options.memory) {
+    return InvalidArgument("--memory " + FormatSize(*options.memory) + ": this plan needs at least " + FormatSize(r.memory_minimum) + " (" +
+                           std::to_string(r.memory_minimum) + " bytes): one sample on one thread in " + std::to_string(plan.stages.size()) +
+                           " stage(s). Give --memory " + std::to_string((r.memory_minimum + 999'999) / 1'000'000) + "M or more, or a smaller --seq-len");
+  }
+  const OutputPlan output = PlanOutput(plan, job.shard_bytes);
+  r.disk_out = output.total_size + (64u << 20);
+  const uint64_t cut = static_cast<uint64_t>(job.seq_len) * plan.hidden_size * 2;
+  r.disk_run = output.total_size + (plan.stages.size() - 1) * job.samples * cut + (64u << 20);
+  return r;
+}
+
+Status CheckSpace(FileSystem& fs, const ResourcePlan& resources, const std::string& run_dir, const std::string& out) {
+  const auto existing = [&](std::string p) {   // the nearest ancestor that is there
+    while (p.size() > 1 && !fs.Stat(p).ok()) p = DirName(p);
+    return p;
+  };
+  const std::string run_at = existing(run_dir), out_at = existing(DirName(out));
+  HOLDFAST_ASSIGN(const FileInfo run_info, fs.Stat(run_at));
+  HOLDFAST_ASSIGN(const FileInfo out_info, fs.Stat(out_at));
+  HOLDFAST_ASSIGN(const SpaceInfo run_space, fs.Space(run_at));
+  HOLDFAST_ASSIGN(const SpaceInfo out_space, fs.Space(out_at));
+  const bool same = run_info.device == out_info.device;
+  const uint64_t run_need = resources.disk_run + (same ? resources.disk_out : 0);
+  const auto lack = [](const std::string& dir, uint64_t need, uint64_t have) {
+    return InvalidArgument("not enough space in " + dir + ": " + FormatSize(need) + " (" + std::to_string(need) + " bytes) still to be written, " +
+                           FormatSize(have) + " free; make room for " + FormatSize(need - have) + " more, or choose another --run-dir / --out");
+  };
+  if (run_space.free_bytes < run_need) return lack(run_at, run_need, run_space.free_bytes);
+  if (!same && out_space.free_bytes < resources.disk_out) return lack(out_at, resources.disk_out, out_space.free_bytes);
+  return OkStatus();
+}
+
+}  // namespace holdfast

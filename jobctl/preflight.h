@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Everything that is checked before a job begins, so that bad input is refused while nothing has been started: the model, its
+// weights, the calibration set, space and memory.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+
+#include "calib/model/decoder.h"
+#include "calib/model/memory_plan.h"
+#include "daemon/core/restart_ladder.h"
+#include "export/format/safetensors.h"
+#include "jobctl/options.h"
+#include "ledger/base/file_system.h"
+#include "ledger/fold/run_state.h"
+
+namespace holdfast {
+
+struct Device {
+  std::string name;       // "cpu", "cuda:0"
+  std::string numerics;   // numerics class
+  MatmulDtype matmul = MatmulDtype::kBf16;
+};
+
+struct NewJob {
+  JobSpec spec;
+  Plan plan;              // stages not cut yet
+  DecoderSpec decoder;
+  std::vector<std::vector<int32_t>> tokens;
+};
+
+// Weights up to this size are read whole before the start (digests pinned, NaN and Inf refused); of larger models the headers are
+// pinned now, and each tensor is checked by the worker that loads it.
+inline constexpr uint64_t kScanBytesMax = 16ull << 30;
+
+std::string WorkerBinary();                                        // beside this binary
+Result<Device> ChooseDevice(const std::string& wanted);            // auto, cpu, cuda, cuda:N
+Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const Device& device, uint32_t threads);
+
+// Refuses a resume whose arguments would change the result, naming the argument and both values.
+Status CompareWithJob(FileSystem& fs, const RunOptions& options, const JobSpec& job, const Device& device);
+// Refuses a source that changed since the job began: sizes and headers always, whole files where their time stamps moved.
+Status CheckSourceUnchanged(FileSystem& fs, const JobSpec& job, uint32_t threads);
+
+// Ranges -> stream numbers: a range that an earlier plan had keeps its stream, others get new ones.
+std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<std::pair<uint32_t, uint32_t>>& ranges);
+
+struct ResourcePlan {
+  struct Stage {
+    StagePlan plan;
+    MemoryPlan memory;
+    WorkerSize size;
+  };
+  std::vector<Stage> stages;
+  uint64_t memory_needed = 0;       // with the sizes chosen
+  uint64_t memory_minimum = 0;      // one sample on one thread everywhere
+  uint64_t memory_allowed = 0;      // --memory, or what is available
+  uint64_t disk_run = 0, disk_out = 0;   // bytes still to be written
+};
+
+// Chooses threads and window of every stage so that all stages together stay within the memory allowed.
+// kInvalidArgument with the number when not even the minimum fits an explicit --memory.
+Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec& decoder, const Plan& plan, const JobSpec& job,
+                                   const Device& device, uint32_t threads);
+// Free space of both directories against what is still to be written; kInvalidArgument naming the directory and the bytes that lack.
+Status CheckSpace(FileSystem& fs, const ResourcePlan& resources, const std::string& run_dir, const std::string& out);
+
+// The output directory as an absolute path without a trailing slash; the run directory likewise.
+std::string AbsolutePath(const std::string& path);
+
+}  // namespace holdfast

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The scheduler of a stage: windows, memory bounds, sources of input, and a random walk that must always finish.
+#include "daemon/core/stage_scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <random>
+
+namespace holdfast {
+namespace {
+
+std::vector<uint32_t> Range(uint32_t n) {
+  std::vector<uint32_t> v(n);
+  std::iota(v.begin(), v.end(), 0u);
+  return v;
+}
+
+TEST(StageScheduler, FirstStageStartsInOrderUpToTheWindow) {
+  StageScheduler s({.todo = Range(5), .from_tokens = true, .window = 2, .memory_bytes_max = 0});
+  EXPECT_EQ(s.Next()->sample, 0u);
+  EXPECT_EQ(s.Next()->sample, 1u);
+  EXPECT_FALSE(s.Next().has_value());
+  s.OnCommitted(1);
+  const auto third = s.Next();
+  ASSERT_TRUE(third.has_value());
+  EXPECT_EQ(third->sample, 2u);
+  EXPECT_EQ(third->input, InputKind::kTokens);
+}
+
+TEST(StageScheduler, LaterStageWaitsForInput) {
+  StageScheduler s({.todo = Range(3), .from_tokens = false, .window = 4, .memory_bytes_max = 100});
+  EXPECT_FALSE(s.Next().has_value());
+  s.OnCutCommitted(2);
+  const auto from_pack = s.Next();
+  ASSERT_TRUE(from_pack.has_value());
+  EXPECT_EQ(from_pack->sample, 2u);
+  EXPECT_EQ(from_pack->input, InputKind::kPack);
+  EXPECT_TRUE(s.OnCutReceived(1, 7, Bytes(60)));
+  const auto from_memory = s.Next();
+  ASSERT_TRUE(from_memory.has_value());
+  EXPECT_EQ(from_memory->input, InputKind::kMemory);
+  EXPECT_EQ(from_memory->tokens, 7u);
+  EXPECT_EQ(from_memory->cut.size(), 60u);
+  EXPECT_EQ(s.memory_bytes(), 0u);
+}
+
+TEST(StageScheduler, MemoryOfTheEdgeIsBounded) {
+  StageScheduler s({.todo = Range(3), .from_tokens = false, .window = 1, .memory_bytes_max = 100});
+  EXPECT_TRUE(s.OnCutReceived(0, 1, Bytes(60)));
+  EXPECT_FALSE(s.OnCutReceived(1, 1, Bytes(60)));  // no room
+  EXPECT_FALSE(s.OnCutReceived(0, 1, Bytes(10)));  // held already
+  EXPECT_FALSE(s.OnCutReceived(9, 1, Bytes(10)));  // not ours
+  EXPECT_EQ(s.memory_bytes(), 60u);
+}
+
+TEST(StageScheduler, FailedSampleComesBack) {
+  StageScheduler s({.todo = Range(1), .from_tokens = true, .window = 1, .memory_bytes_max = 0});
+  EXPECT_EQ(s.Next()->sample, 0u);
+  EXPECT_FALSE(s.done());
+  s.OnFailed(0);
+  EXPECT_EQ(s.Next()->sample, 0u);
+  s.OnCommitted(0);
+  EXPECT_TRUE(s.done());
+}
+
+// Any order of arrivals, drops and commits ends with every sample committed exactly once, within the bounds.
+TEST(StageScheduler, RandomWalkFinishesWithinBounds) {
+  for (uint32_t seed = 0; seed < 200; ++seed) {
+    std::mt19937 rng(seed);
+    const uint32_t n = 1 + rng() % 20, window = 1 + rng() % 5;
+    StageScheduler s({.todo = Range(n), .from_tokens = false, .window = window, .memory_bytes_max = 30});
+    std::vector<uint32_t> flying;
+    std::vector<int> commits(n, 0);
+    for (int step = 0; step < 20000 && !s.done(); ++step) {
+      const uint32_t sample = rng() % n;
+      switch (rng() % 4) {
+        case 0: s.OnCutReceived(sample, 1, Bytes(10)); break;
+        case 1: s.OnCutCommitted(sample); break;
+        case 2:
+          if (auto start = s.Next()) flying.push_back(start->sample);
+          break;
+        default:
+          if (!flying.empty()) {
+            const size_t i = rng() % flying.size();
+            ++commits[flying[i]];
+            s.OnCommitted(flying[i]);
+            flying.erase(flying.begin() + static_cast<long>(i));
+          }
+      }
+      ASSERT_LE(s.in_flight(), window) << "seed " << seed;
+      ASSERT_LE(s.memory_bytes(), 30u) << "seed " << seed;
+    }
+    ASSERT_TRUE(s.done()) << "seed " << seed;
+    for (uint32_t i = 0; i < n; ++i) ASSERT_EQ(commits[i], 1) << "seed " << seed;
+  }
+}
+
+}  // namespace
+}  // namespace holdfast
