@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <set>
+
+#include "export/format/safetensors.h"
+
+namespace holdfast {
+namespace {
+
+constexpr char kSingle[] = "model.safetensors";
+constexpr char kIndex[] = "model.safetensors.index.json";
+
+Error NoWeights(FileSystem& fs, const std::string& dir) {
+  std::string message = dir + ": no weights found; looked for " + kSingle + " and " + kIndex;
+  const auto names = fs.List(dir);
+  if (!names.ok()) return Annotate(names.error(), message);
+  for (const std::string& name : *names) {
+    const bool torch_file = name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth");
+    if (torch_file) {
+      return InvalidArgument(message + ". " + name + " is a PyTorch file, which can run code when it is opened: convert the model to " +
+                             "safetensors first (transformers: save_pretrained)");
+    }
+  }
+  return InvalidArgument(message + ". Is this a Hugging Face model directory, completely downloaded?");
+}
+
+// A file name of an index must be a name in the model directory and nothing else.
+bool IsPlainName(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
+         name.find('\\') == std::string::npos && name.find('\0') == std::string::npos;
+}
+
+// weight_map: tensor -> file.
+Result<std::map<std::string, std::string>> ReadIndex(FileSystem& fs, const std::string& path) {
+  HOLDFAST_ASSIGN(const Bytes text, fs.ReadFile(path, kSafetensorsHeaderMax));
+  HOLDFAST_ASSIGN(const Json index, ParseJson(AsText(text), path));
+  HOLDFAST_ASSIGN(const Json* weight_map, GetObject(index, "weight_map", path));
+  std::map<std::string, std::string> map;
+  for (const auto& [tensor, file] : weight_map->items()) {
+    if (!file.is_string()) return InvalidArgument(path + ": weight_map of \"" + tensor + "\" is not a string");
+    const std::string name = file.get<std::string>();
+    if (!IsPlainName(name)) {
+      return InvalidArgument(path + ": weight_map of \"" + tensor + "\" names the file \"" + name +
+                             "\"; only plain names inside the model directory are followed");
+    }
+    map[tensor] = name;
+  }
+  if (map.empty()) return InvalidArgument(path + ": weight_map is empty");
+  return map;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<SourceModel>> SourceModel::Open(FileSystem& fs, const std::string& dir) {
+  const std::string index_path = JoinPath(dir, kIndex);
+  HOLDFAST_ASSIGN(const bool single, fs.Exists(JoinPath(dir, kSingle)));
+  HOLDFAST_ASSIGN(const bool indexed, fs.Exists(index_path));
+  std::map<std::string, std::string> weight_map;
+  std::set<std::string> names;
+  if (indexed) {
+    HOLDFAST_ASSIGN(weight_map, ReadIndex(fs, index_path));
+    for (const auto& [tensor, file] : weight_map) names.insert(file);
+    if (single && !names.contains(kSingle)) {
+      return InvalidArgument(dir + ": holds both " + kSingle + " and an index that does not name it; remove the one that is not the model");
+    }
+  } else if (single) {
+    names.insert(kSingle);
+  } else {
+    return NoWeights(fs, dir);
+  }
+  auto model = std::make_unique<SourceModel>();
+  model->dir_ = dir;
+  for (const std::string& name : names) {
+    auto file = SafetensorsFile::Open(fs, JoinPath(dir, name));
+    if (file.code() == ErrorCode::kNotFound) {
+      return InvalidArgument(index_path + ": names " + name + ", which is not there. Download it");
+    }
+    if (!file.ok()) return file.error();
+    model->files_.push_back(std::move(file).value());
+  }
+  for (uint32_t i = 0; i < model->files_.size(); ++i) {
+    const SafetensorsFile& file = *model->files_[i];
+    for (const TensorInfo& t : file.tensors()) {
+      const auto [it, added] = model->tensors_.emplace(t.name, Place{&file, &t, i});
+      if (!added) return InvalidArgument("tensor \"" + t.name + "\" lies in two files: " + it->second.file->path() + " and " + file.path());
+      if (!indexed) continue;
+      const auto listed = weight_map.find(t.name);
+      if (listed == weight_map.end()) return InvalidArgument(index_path + ": leaves out tensor \"" + t.name + "\" of " + file.path());
+      if (listed->second != BaseName(file.path())) {
+        return InvalidArgument(index_path + ": puts tensor \"" + t.name + "\" into " + listed->second + ", but it lies in " + file.path());
+      }
+    }
+  }
+  for (const auto& [tensor, file] : weight_map) {
+    if (!model->tensors_.contains(tensor)) return InvalidArgument(index_path + ": names tensor \"" + tensor + "\", which " + file + " does not hold");
+  }
+  return model;
+}
+
+const SourceModel::Place* SourceModel::Find(const std::string& name) const {
+  const auto it = tensors_.find(name);
+  return it == tensors_.end() ? nullptr : &it->second;
+}
+
+uint64_t SourceModel::total_bytes() const {
+  uint64_t sum = 0;
+  for (const auto& [name, place] : tensors_) sum += place.tensor->bytes;
+  return sum;
+}
+
+}  // namespace holdfast
