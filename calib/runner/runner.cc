@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "calib/runner/runner.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+#include <dlfcn.h>
+#include <torch/version.h>
+
+#include <algorithm>
+#include <cctype>
+
+#include "calib/runner/cuda_names.h"
+#include "calib/runner/forward.h"
+
+namespace holdfast {
+namespace {
+
+Error TorchError(const std::string& doing, const std::string& what) {
+  std::string line = what.substr(0, what.find('\n'));
+  std::string lower = line;
+  std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const bool memory = lower.find("out of memory") != std::string::npos || lower.find("allocate memory") != std::string::npos;
+  return {memory ? ErrorCode::kResourceExhausted : ErrorCode::kInternal, doing + ": " + line};
+}
+
+// The one place where exceptions of torch end.
+template <class F>
+auto Guarded(const std::string& doing, F f) -> decltype(f()) {
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::kResourceExhausted, doing + ": out of memory"};
+  } catch (const std::exception& e) {
+    return TorchError(doing, e.what());
+  }
+}
+
+// One thread per sample: torch, oneDNN (both through OpenMP, which counts per calling thread) and BLAS must not start their own.
+void ComputeSingleThreaded() {
+  thread_local bool done = false;
+  if (done) return;
+  done = true;
+  at::set_num_threads(1);
+  // A BLAS with a pool of its own does not listen to torch; asked for by name, since torch may be linked to another.
+  for (const char* name : {"openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads"}) {
+    if (void* symbol = dlsym(RTLD_DEFAULT, name)) reinterpret_cast<void (*)(int)>(symbol)(1);
+  }
+}
+
+// The bits of a GPU matmul depend on these.
+void PinNumerics() {
+  at::globalContext().setAllowTF32CuBLAS(false);
+#if TORCH_VERSION_MAJOR < 2
+  at::globalContext().setAllowFP16ReductionCuBLAS(false);
+#else
+  at::globalContext().setAllowBF16ReductionCuBLAS(false);
+#endif
+}
+
+struct Target {
+  at::Device device = at::kCPU;
+  bool fused = true;   // CpuForward
+  MatmulDtype matmul = MatmulDtype::kBf16;
+};
+
+// "cpu:ops" is the CPU by the path of other devices, for tests.
+Result<Target> ParseDevice(const std::string& name) {
+  Target t;
+  t.matmul = CpuMatmulDtype();
+  if (name == "cpu") return t;
+  t.fused = false;
+  if (name == "cpu:ops") return t;
+  t.matmul = MatmulDtype::kBf16;
+  if (!name.starts_with("cuda")) return InvalidArgument("device \"" + name + "\" is not known; devices are cpu, cuda, cuda:N");
+  if (!at::hasCUDA()) {
+    return InvalidArgument("device \"" + name + "\" asked for, but this libtorch sees no CUDA device; use cpu, or build with a CUDA libtorch");
+  }
+  t.device = at::Device(name);
+  if (t.device.has_index() && t.device.index() >= static_cast<int>(at::detail::getCUDAHooks().getNumGPUs())) {
+    std::string names;
+    for (const std::string& known : TorchDevices()) names += (names.empty() ? "" : ", ") + known;
+    return InvalidArgument("device \"" + name + "\" does not exist; there are " + names);
+  }
+  return t;
+}
+
+class Runner final : public LayerRangeRunner {
+ public:
+  Runner(Range range, bool fused) : range_(std::move(range)), fused_(fused) {}
+
+  Result<ForwardResult> ForwardTokens(const std::vector<int32_t>& ids, Output output) override {
+    HOLDFAST_CHECK(range_.first_layer == 0);
+    if (ids.empty()) return InvalidArgument("a sample without tokens");
+    return Forward({.ids = &ids, .hidden = {}, .tokens = ids.size(), .want_hidden = output == Output::kHidden});
+  }
+  Result<ForwardResult> ForwardHidden(ByteSpan hidden, uint64_t tokens, Output output) override {
+    if (tokens == 0 || hidden.size() / 2 / range_.spec.hidden != tokens || hidden.size() % (2 * range_.spec.hidden) != 0) {
+      return Error{ErrorCode::kCorrupt, "a cut of " + std::to_string(hidden.size()) + " bytes is not " + std::to_string(tokens) + " x " +
+                                            std::to_string(range_.spec.hidden) + " bf16 values"};
+    }
+    return Forward({.ids = nullptr, .hidden = hidden, .tokens = tokens, .want_hidden = output == Output::kHidden});
+  }
+
+ private:
+  Result<ForwardResult> Forward(const ForwardInput& input) {
+    const std::string doing = "forward of layers " + std::to_string(range_.first_layer) + " to " + std::to_string(range_.last_layer - 1) +
+                              ", " + std::to_string(input.tokens) + " tokens";
+    return Guarded(doing, [&]() -> Result<ForwardResult> {
+      const c10::InferenceMode guard;
+      ComputeSingleThreaded();
+      return fused_ ? CpuForward(range_, input) : OpsForward(range_, input);
+    });
+  }
+
+  const Range range_;
+  const bool fused_;
+};
+
+Result<std::unique_ptr<LayerRangeRunner>> LoadRange(const SourceModel& source, const DecoderSpec& spec, const Plan& plan,
+                                                    const RunnerOptions& options, const Target& target,
+                                                    std::vector<LoadedDigest>* digests) {
+  const c10::InferenceMode guard;
+  ComputeSingleThreaded();
+  PinNumerics();
+  Range range;
+  range.spec = spec;
+  range.first_layer = options.first_layer;
+  range.last_layer = options.last_layer;
+  range.device = target.device;
+  range.matmul = target.matmul;
+  HOLDFAST_ASSIGN(range.weights, LoadWeights(source, spec, plan, options, target.device, target.matmul, digests));
+  range.slots = FindSlots(spec, plan, options.first_layer, options.last_layer);
+  range.sites = plan.SitesOf(options.first_layer, options.last_layer).size();
+  return std::unique_ptr<LayerRangeRunner>(new Runner(std::move(range), target.fused));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<LayerRangeRunner>> LayerRangeRunner::Load(const SourceModel& source, const DecoderSpec& spec, const Plan& plan,
+                                                                 const RunnerOptions& options, std::vector<LoadedDigest>* digests) {
+  if (options.first_layer >= options.last_layer || options.last_layer > spec.layers) {
+    return InvalidArgument("no layers " + std::to_string(options.first_layer) + " to " + std::to_string(options.last_layer) +
+                           " in a model of " + std::to_string(spec.layers));
+  }
+  HOLDFAST_TRY(CheckMatmulOverride());
+  const std::string doing = "loading layers " + std::to_string(options.first_layer) + " to " + std::to_string(options.last_layer - 1);
+  return Guarded(doing, [&]() -> Result<std::unique_ptr<LayerRangeRunner>> {
+    HOLDFAST_ASSIGN(const Target target, ParseDevice(options.device));
+    return LoadRange(source, spec, plan, options, target, digests);
+  });
+}
+
+std::vector<std::string> TorchDevices() {
+  std::vector<std::string> names = {"cpu"};
+  if (!at::hasCUDA()) return names;
+  int index = 0;
+  for (const CudaName& gpu : CudaNames()) names.push_back("cuda:" + std::to_string(index++) + " " + gpu.name);
+  return names;
+}
+
+std::string NumericsClass(const std::string& device) {
+  if (device == "cpu") return CpuNumericsClass();
+  if (device == "cpu:ops") return CpuNumericsClass() + "/ops";
+  const std::vector<CudaName> gpus = CudaNames();
+  const size_t colon = device.find(':');
+  const size_t index = colon == std::string::npos ? 0 : static_cast<size_t>(std::atoi(device.c_str() + colon + 1));
+  const std::string chip = index < gpus.size() ? gpus[index].name + "/" + gpus[index].architecture : "unknown";
+  return "cuda/bf16/" + chip + "/libtorch-" TORCH_VERSION;
+}
+
+}  // namespace holdfast
