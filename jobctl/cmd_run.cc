@@ -87,6 +87,7 @@ class RunJob {
   bool plan_changed_ = false;
   ResourcePlan resources_;
   Incarnation self_;
+  std::unique_ptr<StreamReader> fresh_reader_;   // of a new job: its uuid is not in any fold yet. Outlives the writer
   std::unique_ptr<StreamWriter> job_writer_;
   uint64_t renewed_ns_ = 0;
   uint64_t rss_peak_ = 0;
@@ -213,8 +214,8 @@ Status RunJob::ClaimJob(std::vector<Record> records) {
     HOLDFAST_TRY(state_.Refresh());
     return MayTakeOver(current);
   };
-  StreamReader reader(fs_, state_.layout(), RunLayout::JobStream(), uuid);
-  StreamReader* known = fresh_ ? &reader : state_.ReaderOf(RunLayout::JobStream());
+  if (fresh_) fresh_reader_ = std::make_unique<StreamReader>(fs_, state_.layout(), RunLayout::JobStream(), uuid);
+  StreamReader* known = fresh_ ? fresh_reader_.get() : state_.ReaderOf(RunLayout::JobStream());
   auto writer = StreamWriter::Open(fs_, state_.layout(), clock_, known, [this](const Record& r, const Slot& s) -> Status {
     return fresh_ ? OkStatus() : state_.Apply(RunLayout::JobStream(), r, s);
   }, options, std::move(records));

@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Kills processes of a run and demands the same bytes in the end.
+
+  kill_test.py points            SIGKILL at every step P1-P7 of the commit, in every stream, and at every step of the merge
+  kill_test.py random [N [SEED]] N kills at random instants, of a worker or of jobctl, as often as needed to finish
+  kill_test.py orphans           workers die with their jobctl
+  kill_test.py drain             SIGTERM: exit 75 within 30 s, resumable
+  kill_test.py replan            threads, stages and memory change between attempts, bytes do not
+"""
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import harness as h
+
+STAGES = ["--shard-layers", "2,1,1"]
+POINTS = ["publish.P1", "publish.P2", "publish.P3", "publish.P4", "publish.P5", "publish.P7"]
+MERGE_POINTS = ["merge.begun", "merge.file", "merge.written", "merge.metadata", "merge.before_rename", "merge.after_rename"]
+
+
+def points():
+    kills = 0
+    with h.Workspace("points") as w:
+        w.make_golden()
+        cases = [(f"{p}@{s}:{n}", s) for p in POINTS for s, n in [("job", 1), ("stage.00", 4), ("stage.01", 6), ("stage.02", 9), ("merge", 2)]]
+        cases += [(p, "merge") for p in MERGE_POINTS]
+        cases += [(f"phase.{p}@stage.01", "stage.01") for p in ("load", "calibrate", "evict")]
+        for i, (point, stream) in enumerate(cases):
+            name = f"p{i}"
+            p = h.run(w.args(name, *STAGES), env={"HOLDFAST_FAIL": point})
+            if stream.startswith("stage"):
+                assert p.returncode == 0, f"{point}: the supervisor did not recover: {p.stderr[-2000:]}"
+                assert "signal 9" in p.stderr, f"{point}: the fail-point was never reached"
+            else:
+                assert p.returncode == -signal.SIGKILL, f"{point}: the fail-point was never reached (exit {p.returncode})"
+                h.assert_no_half_output(w.path(name))
+                h.run(w.args(name, *STAGES), check=0)
+            w.assert_golden(name)
+            w.fsck(name)
+            w.drop(name)
+            kills += 1
+    print(f"kill_test points: {kills} kills, every run ended in the same bytes")
+
+
+def random_kills(budget, seed):
+    rng = random.Random(seed)
+    kills = runs = 0
+    with h.Workspace("random") as w:
+        started = time.time()
+        w.make_golden()
+        whole = time.time() - started
+        while kills < budget:
+            name = f"r{runs}"
+            extra = rng.choice([[], STAGES, ["--stages", "2"]])
+            for attempt in range(1000):
+                p = subprocess.Popen(w.args(name, *extra), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                if kills >= budget:
+                    break
+                time.sleep(rng.uniform(0, whole * rng.choice([0.3, 1.0, 1.6])))
+                workers = h.children(p.pid)
+                if workers and rng.random() < 0.5:
+                    kills += h.kill(rng.choice(workers))
+                    time.sleep(rng.uniform(0, whole / 2))
+                if rng.random() < 0.6 and p.poll() is None:
+                    workers = h.children(p.pid)
+                    kills += h.kill(p.pid)
+                    p.wait()
+                    h.assert_no_orphans(workers)
+                    h.assert_no_half_output(w.path(name))
+                    continue
+                break
+            err = p.communicate(timeout=300)[1]
+            assert p.returncode == 0, f"seed {seed}, run {runs}: exit {p.returncode}\n{err[-3000:]}"
+            w.assert_golden(name)
+            w.fsck(name)
+            w.drop(name)
+            runs += 1
+    print(f"kill_test random: {kills} kills in {runs} runs (seed {seed}), every run ended in the same bytes")
+
+
+def orphans():
+    with h.Workspace("orphans") as w:
+        h.make_tokens(w.calib, samples=64, length=256)
+        p = subprocess.Popen(w.args("o", *STAGES), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.time() + 60
+        while len(h.children(p.pid)) < 3 and time.time() < deadline:
+            time.sleep(0.01)
+        workers = h.children(p.pid)
+        assert len(workers) == 3, "three stages, three workers"
+        h.kill(p.pid)
+        p.wait()
+        h.assert_no_orphans(workers)
+    print("kill_test orphans: no worker outlived its jobctl")
+
+
+def drain():
+    with h.Workspace("drain") as w:
+        h.make_tokens(w.calib, samples=48, length=512)
+        w.make_golden()
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            name = f"d{int(sig)}"
+            p = subprocess.Popen(w.args(name, *STAGES), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            deadline = time.time() + 60
+            while len(h.children(p.pid)) < 3 and time.time() < deadline:
+                time.sleep(0.01)
+            time.sleep(1.0)
+            asked = time.time()
+            p.send_signal(sig)
+            err = p.communicate(timeout=60)[1]
+            assert p.returncode == 75, f"exit {p.returncode} after {sig!r}\n{err}"
+            assert "resume" in err, err
+            assert time.time() - asked < 40, "a stop must end within 30 s"
+            h.run([h.JOBCTL, "resume", w.path(name) + ".run"], check=0)
+            w.assert_golden(name)
+            w.fsck(name)
+    print("kill_test drain: SIGTERM and SIGINT end with 75 and resume to the same bytes")
+
+
+def replan():
+    attempts = [["--stages", "3", "--threads", "1"], ["--threads", "4"], ["--shard-layers", "1,3"], ["--stages", "1", "--threads", "2"]]
+    with h.Workspace("replan") as w:
+        h.make_tokens(w.calib, samples=32, length=256)
+        w.make_golden()
+        for extra in attempts:
+            p = subprocess.Popen(w.args("r", *extra), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(1.5)
+            h.kill(p.pid)
+            p.wait()
+        h.run(w.args("r", "--stages", "2"), check=0)
+        w.assert_golden("r")
+        w.fsck("r")
+    print("kill_test replan: stages and threads changed four times, the bytes did not")
+
+
+if __name__ == "__main__":
+    what = sys.argv[1] if len(sys.argv) > 1 else ""
+    if what == "points":
+        points()
+    elif what == "random":
+        random_kills(int(sys.argv[2]) if len(sys.argv) > 2 else 12, int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().randrange(1 << 30))
+    elif what in ("orphans", "drain", "replan"):
+        {"orphans": orphans, "drain": drain, "replan": replan}[what]()
+    else:
+        sys.exit(__doc__)
