@@ -52,7 +52,7 @@ class SimFileSystem::Writer final : public WritableFile {
     const std::lock_guard<std::mutex> lock(fs_.mutex_);
     HOLDFAST_TRY(Use("sync"));
     if (std::exchange(late_error_, false)) return ErrnoError(ENOSPC, "fsync of " + path_);
-    node_->synced = node_->data;
+    if (!fs_.lying_sync_) node_->synced = node_->data;
     return OkStatus();
   }
   Status Close() override {
@@ -162,6 +162,10 @@ void SimFileSystem::SetFreeBytes(uint64_t bytes) {
 void SimFileSystem::SetLateWriteErrors(bool late) {
   const std::lock_guard<std::mutex> lock(mutex_);
   late_errors_ = late;
+}
+void SimFileSystem::SetLyingSync(bool lying) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  lying_sync_ = lying;
 }
 void SimFileSystem::SetNegativeLookups(uint32_t opens) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -299,7 +303,7 @@ Status SimFileSystem::SyncDir(const std::string& path) {
   HOLDFAST_TRY(Begin("syncdir", path));
   const NodePtr node = Find(path == "." ? "" : path);
   if (node == nullptr || !node->directory) return ErrnoError(ENOENT, "fsync of directory " + path);
-  node->durable = node->names;
+  if (!lying_sync_) node->durable = node->names;
   return OkStatus();
 }
 

@@ -40,6 +40,8 @@ class SimFileSystem final : public FileSystem {
   // Space left for data; LateWriteErrors decides when its end is noticed.
   void SetFreeBytes(uint64_t bytes);
   void SetLateWriteErrors(bool late);
+  // Sync and SyncDir return OK and do nothing: an `async` export, a disk that lies. To prove that a test would notice.
+  void SetLyingSync(bool lying);
   // How many further Opens of a name fail after one has failed with kNotFound (0: none).
   void SetNegativeLookups(uint32_t opens);
   // Called before every mutating operation with its name and path; an error is returned instead of doing it. For killing a
@@ -84,7 +86,7 @@ class SimFileSystem final : public FileSystem {
   std::map<std::string, uint64_t> named_ops_;
   std::map<uint64_t, int> lose_link_at_;
   uint64_t free_bytes_ = UINT64_MAX / 2;
-  bool late_errors_ = false;
+  bool late_errors_ = false, lying_sync_ = false;
   uint32_t negative_opens_ = 0;
   std::map<std::string, uint32_t> negative_;
   std::function<Status(const std::string&, const std::string&)> hook_;
