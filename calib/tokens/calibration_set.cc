@@ -68,7 +68,7 @@ class Tokenizer {
     const std::string python = request_.python.empty() ? DefaultPython() : request_.python;
     auto ran = RunProcess({python, "-I", helper}, input, kAnswerBytesMax);
     if (!ran.ok()) {
-      if (ran.code() != ErrorCode::kNotFound) return Annotate(ran.error(), "tokenizing " + request_.file);
+      if (ran.code() != ErrorCode::kNotFound) return Internal("tokenizing " + request_.file + ": " + ran.error().message);
       return InvalidArgument(python + ": no such Python interpreter, and " + request_.file +
                              " holds text. Install python3, or type: export HOLDFAST_PYTHON=/path/to/python3");
     }
