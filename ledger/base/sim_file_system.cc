@@ -37,7 +37,7 @@ class SimFileSystem::Writer final : public WritableFile {
  public:
   Writer(SimFileSystem& fs, NodePtr node, std::string path) : fs_(fs), node_(std::move(node)), path_(std::move(path)), generation_(fs.generation_) {}
   Status Append(ByteSpan data) override {
-    const std::lock_guard<std::mutex> lock(fs_.mutex_);
+    const std::lock_guard<std::recursive_mutex> lock(fs_.mutex_);
     HOLDFAST_TRY(Use("append"));
     const size_t room = std::min<uint64_t>(data.size(), fs_.free_bytes_);
     fs_.free_bytes_ -= room;
@@ -49,14 +49,14 @@ class SimFileSystem::Writer final : public WritableFile {
     return OkStatus();
   }
   Status Sync() override {
-    const std::lock_guard<std::mutex> lock(fs_.mutex_);
+    const std::lock_guard<std::recursive_mutex> lock(fs_.mutex_);
     HOLDFAST_TRY(Use("sync"));
     if (std::exchange(late_error_, false)) return ErrnoError(ENOSPC, "fsync of " + path_);
     if (!fs_.lying_sync_) node_->synced = node_->data;
     return OkStatus();
   }
   Status Close() override {
-    const std::lock_guard<std::mutex> lock(fs_.mutex_);
+    const std::lock_guard<std::recursive_mutex> lock(fs_.mutex_);
     HOLDFAST_TRY(Use("close"));
     if (std::exchange(late_error_, false)) return ErrnoError(ENOSPC, "closing " + path_);
     return OkStatus();
@@ -81,7 +81,7 @@ class SimFileSystem::Reader final : public ReadableFile {
       : fs_(fs), node_(std::move(node)), path_(std::move(path)), size_(node_->data.size()), generation_(fs.generation_) {}
   uint64_t size() const override { return size_; }
   Status Read(uint64_t offset, std::span<uint8_t> out) const override {
-    const std::lock_guard<std::mutex> lock(fs_.mutex_);
+    const std::lock_guard<std::recursive_mutex> lock(fs_.mutex_);
     if (generation_ != fs_.generation_) return Gone(path_);
     if (offset > node_->data.size() || out.size() > node_->data.size() - offset) return holdfast::Corrupt(path_ + ": ends before byte " + std::to_string(offset + out.size()));
     std::copy_n(node_->data.begin() + static_cast<ptrdiff_t>(offset), out.size(), out.begin());
@@ -105,7 +105,7 @@ SimFileSystem::~SimFileSystem() = default;
 Status SimFileSystem::Begin(const std::string& op, const std::string& path) {
   ++ops_;
   const uint64_t nth = ++named_ops_[op];
-  if (hook_) HOLDFAST_TRY(hook_(op, path));
+  if (const auto hook = hook_) HOLDFAST_TRY(hook(op, path));  // a copy: the hook may replace itself
   if (const auto it = fail_at_.find(ops_); it != fail_at_.end()) return ErrnoError(it->second, op + " " + path);
   auto& named = fail_named_[op];
   if (const auto it = named.find(nth); it != named.end()) return ErrnoError(it->second, op + " " + path);
@@ -137,50 +137,50 @@ void SimFileSystem::Settle(const NodePtr& dir) {
 }
 
 void SimFileSystem::Crash() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   ++generation_;
   negative_.clear();
   Settle(root_);
 }
 
 void SimFileSystem::FailOperation(uint64_t n, int err) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   fail_at_[ops_ + n] = err;
 }
 void SimFileSystem::FailOperation(const std::string& name, uint64_t n, int err) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   fail_named_[name][named_ops_[name] + n] = err;
 }
 void SimFileSystem::LoseLinkReply(uint64_t n, int err) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   lose_link_at_[links_ + n] = err;
 }
 void SimFileSystem::SetFreeBytes(uint64_t bytes) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   free_bytes_ = bytes;
 }
 void SimFileSystem::SetLateWriteErrors(bool late) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   late_errors_ = late;
 }
 void SimFileSystem::SetLyingSync(bool lying) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   lying_sync_ = lying;
 }
 void SimFileSystem::SetNegativeLookups(uint32_t opens) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   negative_opens_ = opens;
 }
 void SimFileSystem::SetHook(std::function<Status(const std::string&, const std::string&)> hook) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   hook_ = std::move(hook);
 }
 uint64_t SimFileSystem::ops() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   return ops_;
 }
 void SimFileSystem::Corrupt(const std::string& path, uint64_t offset, uint8_t mask) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   const NodePtr node = Find(path);
   HOLDFAST_CHECK(node != nullptr && offset < node->data.size());
   node->data[offset] ^= mask;
@@ -208,7 +208,7 @@ Result<SimFileSystem::NodePtr> SimFileSystem::ParentOf(const std::string& path) 
 }
 
 Result<std::unique_ptr<WritableFile>> SimFileSystem::Create(const std::string& path, uint32_t) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   HOLDFAST_TRY(Begin("create", path));
   HOLDFAST_ASSIGN(const NodePtr parent, ParentOf(path));
   NodePtr& node = parent->names[BaseName(path)];
@@ -222,7 +222,7 @@ Result<std::unique_ptr<WritableFile>> SimFileSystem::Create(const std::string& p
 }
 
 Result<std::unique_ptr<ReadableFile>> SimFileSystem::Open(const std::string& path) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   if (const auto it = negative_.find(path); it != negative_.end()) {
     if (it->second > 0) {
       --it->second;
@@ -240,7 +240,7 @@ Result<std::unique_ptr<ReadableFile>> SimFileSystem::Open(const std::string& pat
 }
 
 Status SimFileSystem::Link(const std::string& from, const std::string& to) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   ++links_;
   HOLDFAST_TRY(Begin("link", to));
   const NodePtr node = Find(from);
@@ -254,7 +254,7 @@ Status SimFileSystem::Link(const std::string& from, const std::string& to) {
 }
 
 Status SimFileSystem::RenameExclusive(const std::string& from, const std::string& to) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   HOLDFAST_TRY(Begin("rename", to));
   const NodePtr node = Find(from);
   if (node == nullptr) return ErrnoError(ENOENT, "renaming " + from);
@@ -268,7 +268,7 @@ Status SimFileSystem::RenameExclusive(const std::string& from, const std::string
 }
 
 Status SimFileSystem::Replace(const std::string& from, const std::string& to) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   HOLDFAST_TRY(Begin("replace", to));
   const NodePtr node = Find(from);
   if (node == nullptr) return ErrnoError(ENOENT, "renaming " + from);
@@ -280,7 +280,7 @@ Status SimFileSystem::Replace(const std::string& from, const std::string& to) {
 }
 
 Status SimFileSystem::Unlink(const std::string& path) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   HOLDFAST_TRY(Begin("unlink", path));
   HOLDFAST_ASSIGN(const NodePtr parent, ParentOf(path));
   const auto it = parent->names.find(BaseName(path));
@@ -292,14 +292,14 @@ Status SimFileSystem::Unlink(const std::string& path) {
 }
 
 Status SimFileSystem::RemoveTree(const std::string& path) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   HOLDFAST_TRY(Begin("unlink", path));
   if (const auto parent = ParentOf(path); parent.ok()) (*parent)->names.erase(BaseName(path));
   return OkStatus();
 }
 
 Status SimFileSystem::SyncDir(const std::string& path) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   HOLDFAST_TRY(Begin("syncdir", path));
   const NodePtr node = Find(path == "." ? "" : path);
   if (node == nullptr || !node->directory) return ErrnoError(ENOENT, "fsync of directory " + path);
@@ -308,7 +308,7 @@ Status SimFileSystem::SyncDir(const std::string& path) {
 }
 
 Status SimFileSystem::MakeDirs(const std::string& path) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   NodePtr node = root_;
   for (const std::string& part : Split(path)) {
     if (!node->directory) return ErrnoError(ENOTDIR, "making directory " + path);
@@ -328,7 +328,7 @@ Status SimFileSystem::MakeDirs(const std::string& path) {
 }
 
 Result<std::vector<std::string>> SimFileSystem::List(const std::string& path) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   const NodePtr node = Find(path == "." ? "" : path);
   if (node == nullptr) return ErrnoError(ENOENT, "listing " + path);
   if (!node->directory) return ErrnoError(ENOTDIR, "listing " + path);
@@ -338,7 +338,7 @@ Result<std::vector<std::string>> SimFileSystem::List(const std::string& path) {
 }
 
 Result<FileInfo> SimFileSystem::Stat(const std::string& path) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   const NodePtr node = Find(path);
   if (node == nullptr) return ErrnoError(ENOENT, "stat of " + path);
   FileInfo info;
@@ -350,7 +350,7 @@ Result<FileInfo> SimFileSystem::Stat(const std::string& path) {
 }
 
 Result<SpaceInfo> SimFileSystem::Space(const std::string&) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   return SpaceInfo{free_bytes_, UINT64_MAX / 2};
 }
 

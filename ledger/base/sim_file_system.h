@@ -45,7 +45,7 @@ class SimFileSystem final : public FileSystem {
   // How many further Opens of a name fail after one has failed with kNotFound (0: none).
   void SetNegativeLookups(uint32_t opens);
   // Called before every mutating operation with its name and path; an error is returned instead of doing it. For killing a
-  // simulated process at any point: make it and everything after it fail.
+  // simulated process at any point: make it and everything after it fail. The hook may itself use the file system.
   void SetHook(std::function<Status(const std::string& op, const std::string& path)> hook);
   uint64_t ops() const;                       // mutating operations so far
   void Corrupt(const std::string& path, uint64_t offset, uint8_t mask);  // flips bits of a file at rest
@@ -75,7 +75,7 @@ class SimFileSystem final : public FileSystem {
   Result<NodePtr> ParentOf(const std::string& path) const;
   void Settle(const NodePtr& dir);
 
-  mutable std::mutex mutex_;
+  mutable std::recursive_mutex mutex_;  // recursive: a hook may let another process act
   std::mt19937_64 random_;
   NodePtr root_;
   uint64_t generation_ = 0;      // crashes so far: handles of an older one are dead

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ledger/fold/run_state.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "ledger/base/sim_file_system.h"
+#include "ledger/fold/seal.h"
+#include "ledger/log/tombstone.h"
+#include "ledger/segment/segment.h"
+#include "tests/ledger/ledger_testing.h"
+
+namespace holdfast {
+namespace {
+
+constexpr uint32_t kSamples = 4;
+
+struct TestRun {
+  SimFileSystem fs;
+  RunLayout layout{"/run"};
+  StillClock clock;
+  Nonce job = NonceOf(0x77);
+  uint8_t lives = 0;
+
+  explicit TestRun(uint32_t layers = 3, std::vector<StagePlan> stages = {{StageId(0), 0, 2}, {StageId(1), 2, 3}}) {
+    HOLDFAST_EXPECT_OK(EnsureFormat(fs, layout, NonceOf(1)));
+    std::vector<Record> first;
+    JobSpec spec = SmallJob(job, kSamples);
+    Sha256Hasher hasher;
+    for (uint32_t s = 0; s < kSamples; ++s) {
+      const std::vector<int32_t> ids = {1, 2, static_cast<int32_t>(s)};
+      Record r;
+      r.key = {RecordClass::kJob, 0, s, 0, 1};
+      r.payload = EncodeTokens(ids);
+      Bytes length;
+      PutLe<uint32_t>(&length, 3);
+      hasher.Update(length);
+      hasher.Update(r.payload);
+      first.push_back(r);
+    }
+    spec.tokens_sha256 = hasher.Finish();
+    first.push_back(MakeControl({RecordClass::kJob, 0, 0, 0, 0}, spec.ToJson()));
+    first.push_back(MakeControl({RecordClass::kPlan, 0, 0, 0, 0}, SmallPlan(layers, stages).ToJson()));
+    Write("job", {}, first);
+  }
+
+  // Claims a stream, appends one slot for each list, and leaves it claimed.
+  void Write(const std::string& stream, const std::vector<std::vector<Record>>& slots, std::vector<Record> with_claim = {}) {
+    StreamReader reader(fs, layout, stream, job);
+    StreamWriter::Options options;
+    options.job = job;
+    options.claim.incarnation = NonceOf(static_cast<uint8_t>(0x80 + lives++));
+    options.claim.node = "n";
+    options.claim.reason = "test";
+    auto writer = StreamWriter::Open(fs, layout, clock, &reader, nullptr, options, std::move(with_claim));
+    EXPECT_TRUE(writer.ok()) << writer.error().message;
+    for (const auto& slot : slots) {
+      const Status s = (*writer)->Append(slot);
+      EXPECT_TRUE(s.ok()) << s.error().message;
+    }
+  }
+};
+
+std::vector<Record> SampleSlot(uint32_t sample, StageId stage, uint32_t first, uint32_t last, float scale = 1) {
+  return SmallSample(sample, first, last, scale).ToRecords(stage);
+}
+
+std::vector<Record> VoidSlot(StageId stage, uint32_t seq) {
+  VoidRecord v;
+  v.target = "slot";
+  v.seq = seq;
+  v.reason = "test";
+  return {MakeControl({RecordClass::kVoid, stage.value, seq, 0, 0}, v.ToJson())};
+}
+
+std::vector<Record> VoidKey(const RecordKey& key) {
+  VoidRecord v;
+  v.target = "key";
+  v.key = key.Encode();
+  v.reason = "test";
+  return {MakeControl({RecordClass::kVoid, key.stage, 0xffff, 0, 0}, v.ToJson())};
+}
+
+std::vector<Record> LayerSlot(StageId stage, uint32_t unit) {
+  LayerRecord l;
+  l.unit = unit;
+  l.source = DigestOf(static_cast<uint8_t>(unit));
+  return {MakeControl({RecordClass::kLayer, stage.value, unit, 0, 0}, l.ToJson())};
+}
+
+TEST(Fold, EmptyDirectoryIsNotFound) {
+  SimFileSystem fs;
+  RunState state(fs, RunLayout("/nothing"));
+  EXPECT_EQ(state.Refresh().code(), ErrorCode::kNotFound);
+  HOLDFAST_ASSERT_OK(EnsureFormat(fs, RunLayout("/nothing"), NonceOf(1)));
+  EXPECT_EQ(state.Refresh().code(), ErrorCode::kNotFound);
+  EXPECT_EQ(state.ReaderOf("job"), nullptr);
+}
+
+TEST(Fold, JobPlanAndTokens) {
+  TestRun run;
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.job().samples, kSamples);
+  EXPECT_EQ(state.plan().layers, 3u);
+  ASSERT_EQ(state.tokens().size(), kSamples);
+  EXPECT_EQ(state.tokens()[3], (std::vector<int32_t>{1, 2, 3}));
+  EXPECT_EQ(state.job_stream().epoch, 1u);
+  EXPECT_EQ(state.merge_stream().next_seq, 0u);
+}
+
+TEST(Fold, UnknownNamesAreIgnored) {
+  TestRun run;
+  HOLDFAST_ASSERT_OK(run.fs.MakeDirs("/run/log/stage.1"));
+  HOLDFAST_ASSERT_OK(run.fs.MakeDirs("/run/log/lost+found"));
+  HOLDFAST_ASSERT_OK(run.fs.Create("/run/log/job/.nfs0001", 0644));
+  HOLDFAST_ASSERT_OK(run.fs.Create("/run/log/job/00000000.seg-lock", 0644));
+  RunState state(run.fs, run.layout);
+  HOLDFAST_EXPECT_OK(state.Refresh());
+  EXPECT_TRUE(state.stages().empty());
+}
+
+TEST(Fold, NewerFormatIsRefusedAndDamageIsNamed) {
+  TestRun run;
+  Bytes format = *run.fs.ReadFile("/run/FORMAT");
+  run.fs.Corrupt("/run/FORMAT", 30, 1);
+  RunState state(run.fs, run.layout);
+  EXPECT_EQ(state.Refresh().code(), ErrorCode::kCorrupt);
+  std::string text = "holdfast run directory\nformat 2\ncompat 00000000\nro_compat 00000000\nincompat 00000000\n";
+  char crc[32];
+  std::snprintf(crc, sizeof crc, "crc32c %08x\n", Crc32c(AsBytes(text)));
+  text += crc;
+  auto file = run.fs.Create("/run/FORMAT", 0644);
+  HOLDFAST_ASSERT_OK((*file)->Append(AsBytes(text)));
+  EXPECT_EQ(state.Refresh().code(), ErrorCode::kUnsupported);
+}
+
+// Samples in any order, repeated, by several epochs: the same amax.
+TEST(Fold, AmaxDoesNotDependOnOrderOrRepetition) {
+  std::vector<float> want(2, 0.0f);
+  for (uint32_t s = 0; s < kSamples; ++s) {
+    for (int i = 0; i < 2; ++i) want[i] = std::max(want[i], SmallSample(s, 0, 2).amax[2 + i]);
+  }
+  std::mt19937 random(5);
+  for (int round = 0; round < 20; ++round) {
+    TestRun run;
+    std::vector<uint32_t> order = {0, 1, 2, 3, 0, 2, 2};
+    std::shuffle(order.begin(), order.end(), random);
+    std::vector<std::vector<Record>> slots[2];
+    for (const uint32_t s : order) slots[random() % 2].push_back(SampleSlot(s, StageId(0), 0, 2));
+    run.Write("stage.00", slots[0]);
+    run.Write("stage.00", slots[1]);
+    RunState state(run.fs, run.layout);
+    HOLDFAST_ASSERT_OK(state.Refresh());
+    const auto amax = state.ReducedAmax(1);
+    HOLDFAST_ASSERT_OK(amax);
+    EXPECT_EQ(*amax, want);
+    EXPECT_EQ(state.nondeterminism(), 0u);
+    EXPECT_EQ(state.stages().at(StageId(0)).claims.size(), 2u);
+    EXPECT_EQ(state.ReducedAmax(2).code(), ErrorCode::kNotFound);
+    EXPECT_TRUE(state.SampleCovers(1, 0, 2));
+    EXPECT_FALSE(state.SampleCovers(1, 0, 3));
+  }
+}
+
+TEST(Fold, NanIsTheTop) {
+  TestRun run;
+  std::vector<std::vector<Record>> slots;
+  for (uint32_t s = 0; s < kSamples; ++s) {
+    SampleRecord r = SmallSample(s, 2, 3);
+    if (s == 1) r.amax[0] = std::nanf("");
+    slots.push_back(r.ToRecords(StageId(1)));
+  }
+  run.Write("stage.01", slots);
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_TRUE(std::isnan((*state.ReducedAmax(2))[0]));
+  EXPECT_FALSE(std::isnan((*state.ReducedAmax(2))[1]));
+}
+
+TEST(Fold, FirstWinsAndAContradictionIsCounted) {
+  TestRun run;
+  run.Write("stage.00", {SampleSlot(0, StageId(0), 0, 2, 1), SampleSlot(0, StageId(0), 0, 2, 100), SampleSlot(0, StageId(0), 0, 2, 1)});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.Sample(0, 0)->amax, SmallSample(0, 0, 2, 1).amax);
+  EXPECT_EQ(state.nondeterminism(), 1u);
+}
+
+TEST(Fold, LayerGroupsOfOneStageAndOtherPlansAreUsed) {
+  TestRun run(4, {{StageId(0), 0, 4}});
+  run.Write("stage.00", {SampleSlot(0, StageId(0), 0, 1), SampleSlot(0, StageId(0), 1, 3)});
+  run.Write("stage.07", {SampleSlot(0, StageId(7), 2, 4, 50)});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_TRUE(state.SampleCovers(0, 0, 4));
+  EXPECT_EQ(state.Sample(0, 2)->first_layer, 1u) << "the lower stage counts";
+  EXPECT_EQ(state.Sample(0, 3)->first_layer, 2u);
+}
+
+TEST(Fold, VoidedSlotReopensItsWork) {
+  TestRun run;
+  run.Write("stage.00", {SampleSlot(0, StageId(0), 0, 2), SampleSlot(1, StageId(0), 0, 2), LayerSlot(StageId(0), 0)});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_NE(state.Sample(0, 0), nullptr);
+  EXPECT_NE(state.Layer(0), nullptr);
+  run.Write("stage.00", {VoidSlot(StageId(0), 1), VoidSlot(StageId(0), 3)});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.Sample(0, 0), nullptr);
+  EXPECT_NE(state.Sample(1, 0), nullptr);
+  EXPECT_EQ(state.Layer(0), nullptr);
+  run.Write("stage.00", {SampleSlot(0, StageId(0), 0, 2, 3)});  // done again: now this counts, and contradicts nothing
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.Sample(0, 0)->amax, SmallSample(0, 0, 2, 3).amax);
+  EXPECT_EQ(state.nondeterminism(), 0u);
+
+  RunState fresh(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(fresh.Refresh());
+  EXPECT_EQ(fresh.Sample(0, 0)->amax, SmallSample(0, 0, 2, 3).amax);
+}
+
+TEST(Fold, VoidedSlotLetsALaterStatementCount) {
+  TestRun run;
+  run.Write("stage.00", {SampleSlot(0, StageId(0), 0, 2, 1), SampleSlot(0, StageId(0), 0, 2, 2)});
+  run.Write("stage.00", {VoidSlot(StageId(0), 1)});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.Sample(0, 0)->amax, SmallSample(0, 0, 2, 2).amax);
+}
+
+TEST(Fold, VoidedKeyStrikesWhatCameBeforeInThatStreamOnly) {
+  TestRun run;
+  run.Write("stage.00", {SampleSlot(0, StageId(0), 0, 2, 1), SampleSlot(0, StageId(0), 0, 2, 2)});
+  run.Write("stage.07", {SampleSlot(0, StageId(7), 0, 2, 5)});
+  run.Write("stage.00", {VoidKey({RecordClass::kSample, 0, 0, 0, 0})});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.Sample(0, 0)->amax, SmallSample(0, 0, 2, 5).amax);
+  run.Write("stage.00", {SampleSlot(0, StageId(0), 0, 2, 3)});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.Sample(0, 0)->amax, SmallSample(0, 0, 2, 3).amax);
+}
+
+TEST(Fold, SealCountsWhileItHolds) {
+  TestRun run;
+  std::vector<std::vector<Record>> slots;
+  for (uint32_t s = 0; s < kSamples; ++s) slots.push_back(SampleSlot(s, StageId(0), 0, 2));
+  for (const uint32_t unit : {0u, 1u, 3u}) slots.push_back(LayerSlot(StageId(0), unit));
+  slots.push_back({MakeControl({RecordClass::kSeal, 0, 0, 0, 0}, SealRecord{kSamples, 0, 2, DigestOf(1)}.ToJson())});
+  run.Write("stage.00", slots);
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_TRUE(state.stages().at(StageId(0)).seal.has_value());
+  HOLDFAST_EXPECT_OK(SealRoot(state, 0, 2, UnitsOf(state.plan(), state.plan().stages[0])));
+  run.Write("stage.00", {VoidSlot(StageId(0), 2)});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_FALSE(state.stages().at(StageId(0)).seal.has_value());
+  run.Write("stage.00", {SampleSlot(1, StageId(0), 0, 2)});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_TRUE(state.stages().at(StageId(0)).seal.has_value());
+}
+
+TEST(Fold, WriterThroughTheStateKeepsItCurrent) {
+  TestRun run;
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  StreamWriter::Options options;
+  options.job = run.job;
+  options.claim.incarnation = NonceOf(5);
+  auto writer = StreamWriter::Open(run.fs, run.layout, run.clock, state.ReaderOf("stage.00"),
+                                   [&](const Record& r, const Slot& s) { return state.Apply("stage.00", r, s); }, options);
+  HOLDFAST_ASSERT_OK(writer);
+  EXPECT_EQ(state.stages().at(StageId(0)).claims.size(), 1u);
+  HOLDFAST_ASSERT_OK((*writer)->Append(SampleSlot(2, StageId(0), 0, 2)));
+  EXPECT_NE(state.Sample(2, 1), nullptr);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.nondeterminism(), 0u);
+  HOLDFAST_ASSERT_OK((*writer)->Append(SampleSlot(3, StageId(0), 0, 2)));
+  HOLDFAST_ASSERT_OK((*writer)->ReleaseStream("done"));
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_TRUE(state.stages().at(StageId(0)).stream.released);
+  EXPECT_EQ(state.stages().at(StageId(0)).stream.next_seq, 4u);
+}
+
+TEST(Fold, RecordsThatDoNotDecodeAreNotThere) {
+  TestRun run;
+  Record junk;
+  junk.key = {RecordClass::kLayer, 0, 1, 0, 0};
+  junk.payload = RandomBytes(50, 1);
+  run.Write("stage.00", {{junk}, LayerSlot(StageId(0), 1)});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.invalid_records(), 1u);
+  EXPECT_NE(state.Layer(1), nullptr);
+}
+
+TEST(Fold, MergeStepsAndDone) {
+  TestRun run;
+  const auto step = [](uint32_t file, MergeRecord::State state, const std::string& staging) {
+    const MergeRecord m{file, state, "f", staging, 1, DigestOf(1)};
+    return std::vector<Record>{MakeControl({RecordClass::kMerge, 0, file, 0, static_cast<uint32_t>(state)}, m.ToJson())};
+  };
+  run.Write("merge", {step(0, MergeRecord::State::kBegun, "a"), step(0, MergeRecord::State::kWritten, "a"), step(0, MergeRecord::State::kWritten, "b"),
+                      step(kWholeOutput, MergeRecord::State::kPublished, "b")});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.merge_written().at(0).staging, "b");
+  EXPECT_TRUE(state.published().has_value());
+  EXPECT_FALSE(state.done().has_value());
+  run.Write("merge", {{MakeControl({RecordClass::kDone, 0, 0, 0, 0}, DoneRecord{DigestOf(2), Json::object()}.ToJson())}});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_TRUE(state.done().has_value());
+}
+
+TEST(Fold, GapAndBadSlotAreNamedAndATombstoneCuresThem) {
+  for (const bool missing : {true, false}) {
+    TestRun run;
+    run.Write("stage.00", {SampleSlot(0, StageId(0), 0, 2), SampleSlot(1, StageId(0), 0, 2), SampleSlot(2, StageId(0), 0, 2)});
+    const std::string path = run.layout.Slot("stage.00", 2);
+    if (missing) {
+      HOLDFAST_ASSERT_OK(run.fs.Unlink(path));
+    } else {
+      run.fs.Corrupt(path, 5000, 4);
+    }
+    RunState broken(run.fs, run.layout);
+    const Status s = broken.Refresh();
+    ASSERT_EQ(s.code(), ErrorCode::kCorrupt);
+    EXPECT_NE(s.error().message.find(path), std::string::npos) << s.error().message;
+    EXPECT_NE(s.error().message.find("jobctl fsck"), std::string::npos);
+
+    Tombstone t;
+    t.job = run.job;
+    t.incarnation = NonceOf(9);
+    t.stream = "stage.00";
+    t.seq = 2;
+    t.epoch = 1;
+    Digest prev;
+    t.prev = ReadSlot(run.fs, run.layout, "stage.00", 1, run.job, &prev)->digest;
+    (void)*ReadSlot(run.fs, run.layout, "stage.00", 3, run.job, &t.carries);
+    HOLDFAST_ASSERT_OK(PlaceTombstone(run.fs, run.layout, run.clock, t, !missing));
+    RunState state(run.fs, run.layout);
+    HOLDFAST_ASSERT_OK(state.Refresh());
+    EXPECT_NE(state.Sample(0, 0), nullptr);
+    EXPECT_EQ(state.Sample(1, 0), nullptr) << "its work is open again";
+    EXPECT_NE(state.Sample(2, 0), nullptr);
+    run.Write("stage.00", {SampleSlot(1, StageId(0), 0, 2)});
+    HOLDFAST_ASSERT_OK(state.Refresh());
+    EXPECT_NE(state.Sample(1, 0), nullptr);
+  }
+}
+
+TEST(Fold, LostClaimKeepsItsEpochThroughTheTombstone) {
+  TestRun run;
+  run.Write("stage.00", {});
+  run.Write("stage.00", {SampleSlot(0, StageId(0), 0, 2)});  // slot 1 is its claim of epoch 2
+  HOLDFAST_ASSERT_OK(run.fs.Unlink(run.layout.Slot("stage.00", 1)));
+  Tombstone t;
+  t.job = run.job;
+  t.incarnation = NonceOf(9);
+  t.stream = "stage.00";
+  t.seq = 1;
+  t.epoch = 2;
+  Digest prev;
+  t.prev = ReadSlot(run.fs, run.layout, "stage.00", 0, run.job, &prev)->digest;
+  (void)*ReadSlot(run.fs, run.layout, "stage.00", 2, run.job, &t.carries);
+  HOLDFAST_ASSERT_OK(PlaceTombstone(run.fs, run.layout, run.clock, t, false));
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_NE(state.Sample(0, 0), nullptr);
+  EXPECT_EQ(state.stages().at(StageId(0)).stream.epoch, 2u);
+}
+
+// About as many slots as a large job has. Refresh reads each once.
+TEST(Fold, AThousandSlotsFoldQuickly) {
+  TestRun run(1, {{StageId(0), 0, 1}});
+  std::vector<std::vector<Record>> slots;
+  for (uint32_t i = 0; i < 1000; ++i) slots.push_back(SampleSlot(i, StageId(0), 0, 1));
+  run.Write("stage.00", slots);
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  for (int i = 0; i < 100; ++i) HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_NE(state.Sample(999, 0), nullptr);
+}
+
+}  // namespace
+}  // namespace holdfast
