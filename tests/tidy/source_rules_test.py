@@ -50,10 +50,11 @@ def file_headers(every, findings):
 
 
 def has_purpose(path, lines, every):
-    """A comment behind the licence line. Beside a header of the same name the header speaks for both."""
-    own_header = path.rsplit(".", 1)[0] + ".h"
-    if not path.endswith(".h") and own_header in every:
-        return True
+    """A comment behind the licence line. A source file whose first include of ours is a header beside it is part of what that says."""
+    if not path.endswith(".h") and not path.startswith("tests/"):
+        ours = [line.split('"')[1] for line in lines if line.startswith('#include "')]
+        if ours and ours[0].rsplit("/", 1)[0] == path.rsplit("/", 1)[0] and ours[0] in every:
+            return True
     said = [line.lstrip("/ ") for line in lines[1:6] if line.startswith("//")]
     return len(" ".join(said)) >= 30 or path == "cmake/link_test_main.cc"
 
