@@ -51,7 +51,7 @@ def file_headers(every, findings):
 
 def has_purpose(path, lines, every):
     """A comment behind the licence line. A source file whose first include of ours is a header beside it is part of what that says."""
-    if not path.endswith(".h") and not path.startswith("tests/"):
+    if not path.endswith(".h"):
         ours = [line.split('"')[1] for line in lines if line.startswith('#include "')]
         if ours and ours[0].rsplit("/", 1)[0] == path.rsplit("/", 1)[0] and ours[0] in every:
             return True
