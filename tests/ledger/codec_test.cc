@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Codecs: what goes in comes out, and what never went in is refused in bounded memory.
 #include "ledger/codec/codec.h"
 
 #include "tests/ledger/ledger_testing.h"

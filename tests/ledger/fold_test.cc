@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The fold of a run directory: first valid wins, VOID re-opens, order and repetition change nothing, tombstones close gaps.
 #include "ledger/fold/run_state.h"
 
 #include <algorithm>

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Packs: round trips, content addressing, and that no flipped byte of a pack file goes unnoticed.
 #include "ledger/pack/pack.h"
 
 #include <cerrno>

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Segments: determinism, every flip and every truncation detected, golden files, and that LMDB's own tools open them.
 #include "ledger/segment/segment.h"
 
 #include <unistd.h>
