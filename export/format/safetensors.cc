@@ -168,8 +168,8 @@ SafetensorsLayout LayOutSafetensors(std::vector<TensorInfo> tensors) {
     t.bytes = DTypeBytes(t.dtype);
     for (const uint64_t d : t.shape) HOLDFAST_CHECK(!MultiplyOverflows(t.bytes, d, &t.bytes));
     const Json entry_offsets = {at, at + t.bytes};
-    text += "," + Json(t.name).dump() + R"(:{"dtype":")" + DTypeName(t.dtype) + R"(","shape":)" + Json(t.shape).dump() +
-            R"(,"data_offsets":)" + entry_offsets.dump() + "}";
+    text.append(",").append(Json(t.name).dump()).append(R"(:{"dtype":")").append(DTypeName(t.dtype)).append(R"(","shape":)");
+    text.append(Json(t.shape).dump()).append(R"(,"data_offsets":)").append(entry_offsets.dump()).append("}");
     t.offset = at;
     at += t.bytes;
   }

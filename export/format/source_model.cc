@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// SourceModel: finds the weights of a model directory and makes sure that index and files agree, in both directions.
 #include <set>
 
 #include "export/format/safetensors.h"

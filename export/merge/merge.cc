@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The order of things, and what each crash leaves:
+//   M(begun) | per file: write, fsync, M(written) | small files, fsync | SHA256SUMS, fsync | fsync staging | rename | fsync parent |
+//   M(published) | remove stagings
+// Until the rename the output does not exist; after it, it is complete. A crash between rename and M(published) is recognised by the
+// job's id in holdfast.json and the manifest beside it.
+#include "export/merge/merge.h"
+
+#include <algorithm>
+#include <map>
+
+#include "export/merge/chunk_stream.h"
+#include "export/merge/metadata.h"
+#include "export/merge/staging.h"
+#include "export/merge/unit_reader.h"
+#include "ledger/base/fail_point.h"
+
+namespace holdfast {
+namespace {
+
+constexpr uint64_t kFlushBytes = 64u << 20;  // write-back starts and clean pages go at this step; progress is reported
+
+class Merge {
+ public:
+  Merge(FileSystem& fs, RunState& state, StreamWriter& stream, const MergeOptions& options)
+      : fs_(fs), state_(state), stream_(stream), options_(options), job_(state.job()), plan_(state.plan()),
+        output_(PlanOutput(plan_, job_.shard_bytes)), staging_(fs, job_, stream.epoch()), units_(fs, state.layout()) {}
+
+  Result<Digest> Run() {
+    HOLDFAST_ASSIGN(const bool there, fs_.Exists(job_.out));
+    if (there) return AcceptPublished();
+    HOLDFAST_TRY(OpenUnits());
+    HOLDFAST_TRY(Commit(kWholeOutput, MergeRecord::State::kBegun, job_.out, 0, {}));
+    HOLDFAST_TRY(FailPoint("merge.begun", job_.out));
+    HOLDFAST_TRY(staging_.Create());
+    CountTotal();
+    for (uint32_t i = 0; i < output_.files.size(); ++i) HOLDFAST_TRY(ProduceFile(i));
+    HOLDFAST_TRY(WriteMetadata());
+    HOLDFAST_TRY(PublishDirectory());
+    HOLDFAST_TRY(Commit(kWholeOutput, MergeRecord::State::kPublished, job_.out, manifest_size_, manifest_));
+    HOLDFAST_TRY(staging_.RemoveAll());
+    return manifest_;
+  }
+
+ private:
+  Status Commit(uint32_t file, MergeRecord::State state, const std::string& name, uint64_t size, const Digest& sha256) {
+    MergeRecord m;
+    m.file = file;
+    m.state = state;
+    m.name = name;
+    m.staging = staging_.path();
+    m.size = size;
+    m.sha256 = sha256;
+    const RecordKey key{.cls = RecordClass::kMerge, .stage = 0, .a = file, .b = 0, .part = static_cast<uint32_t>(state)};
+    return stream_.Append({MakeControl(key, m.ToJson())});
+  }
+
+  // The output directory exists: ours and complete, or somebody else's.
+  Result<Digest> AcceptPublished() {
+    const std::string manifest_path = JoinPath(job_.out, kManifestFile);
+    const Error foreign{ErrorCode::kAlreadyExists, job_.out + ": exists and is not the output of this job. Move it away, then run `jobctl resume`"};
+    const auto text = fs_.ReadFile(manifest_path);
+    if (text.code() == ErrorCode::kNotFound || text.code() == ErrorCode::kResourceExhausted) return foreign;
+    if (!text.ok()) return text.error();
+    const Digest digest = Sha256(*text);
+    const bool in_log = state_.published().has_value();
+    if (in_log && state_.published()->sha256 != digest) return foreign;
+    if (!in_log) {
+      HOLDFAST_ASSIGN(const Digest expected, ExpectedManifest());
+      if (digest != expected) return foreign;
+    }
+    const auto listed = ParseManifest(AsText(*text), manifest_path);
+    if (!listed.ok()) return foreign;
+    HOLDFAST_TRY(CheckPublishedFiles(*listed));
+    HOLDFAST_TRY(fs_.SyncDir(DirName(job_.out)));
+    if (!in_log) HOLDFAST_TRY(Commit(kWholeOutput, MergeRecord::State::kPublished, job_.out, text->size(), digest));
+    HOLDFAST_TRY(staging_.RemoveAll());
+    return digest;
+  }
+
+  // What SHA256SUMS of this job must be, from the log and the source alone: tells our own output, renamed into place by a process that
+  // died before it could say so, from anybody else's. Zero (which nothing hashes to) while files are missing in the log.
+  Result<Digest> ExpectedManifest() {
+    std::map<std::string, Digest> digests;
+    for (uint32_t i = 0; i < output_.files.size(); ++i) {
+      const auto written = state_.merge_written().find(i);
+      if (written == state_.merge_written().end()) return Digest{};
+      digests[output_.files[i].name] = written->second.sha256;
+    }
+    HOLDFAST_ASSIGN(const auto metadata, MakeMetadata(fs_, job_, plan_, output_));
+    for (const auto& [name, bytes] : metadata) digests[name] = Sha256(bytes);
+    return Sha256(AsBytes(MakeManifest(digests)));
+  }
+
+  // Every file that the plan wants is there with its size and under the digest that M(written) recorded.
+  Status CheckPublishedFiles(const std::map<std::string, Digest>& listed) {
+    for (uint32_t i = 0; i < output_.files.size(); ++i) {
+      const OutputFile& file = output_.files[i];
+      const std::string path = JoinPath(job_.out, file.name);
+      const auto info = fs_.Stat(path);
+      const auto row = listed.find(file.name);
+      const auto written = state_.merge_written().find(i);
+      const bool agrees = written == state_.merge_written().end() || (row != listed.end() && written->second.sha256 == row->second);
+      if (!info.ok() || info->size != file.layout.file_size || row == listed.end() || !agrees) {
+        return Corrupt(path + ": the published output is not what the log says. Run `jobctl fsck " + state_.layout().root() + "`");
+      }
+    }
+    return OkStatus();
+  }
+
+  Status OpenUnits() {
+    for (const UnitPlan& u : plan_.units) {
+      const LayerRecord* record = state_.Layer(u.id);
+      if (record == nullptr) return InvalidArgument("merge: " + u.label + " has not been evicted yet");
+      units_.Add(*record);
+    }
+    return OkStatus();
+  }
+
+  // Chunks of one file in its byte order, checked against its layout before anything is written.
+  Result<std::vector<ChunkJob>> ChunksOf(const OutputFile& file) const {
+    std::vector<ChunkJob> jobs;
+    for (size_t i = 0; i < file.layout.tensors.size(); ++i) {
+      const TensorInfo& want = file.layout.tensors[i];
+      const uint32_t unit = file.units[i];
+      const StoredTensor* t = units_.Find(unit, want.name);
+      if (t == nullptr) return Corrupt("unit " + std::to_string(unit) + " was evicted without tensor " + want.name);
+      uint64_t bytes = 0;
+      for (const StoredTensor::Piece& p : t->pieces) {
+        jobs.push_back({unit, p.pack, p.chunk, units_.RawLen(unit, p)});
+        bytes += jobs.back().raw_len;
+      }
+      if (t->dtype != want.dtype || t->shape != want.shape || bytes != want.bytes) {
+        return Corrupt("tensor " + want.name + " was evicted with another dtype, shape or length than the plan has");
+      }
+    }
+    return jobs;
+  }
+
+  Status ProduceFile(uint32_t index) {
+    const OutputFile& file = output_.files[index];
+    const auto written = state_.merge_written().find(index);
+    if (written != state_.merge_written().end() && written->second.name == file.name && written->second.size == file.layout.file_size) {
+      HOLDFAST_ASSIGN(const bool adopted, staging_.Adopt(written->second));
+      if (adopted) {
+        digests_[file.name] = written->second.sha256;
+        Report(file.layout.file_size, 1);
+        return OkStatus();
+      }
+    }
+    HOLDFAST_ASSIGN(const Digest digest, WriteFile(file));
+    HOLDFAST_TRY(Commit(index, MergeRecord::State::kWritten, file.name, file.layout.file_size, digest));
+    HOLDFAST_TRY(FailPoint("merge.written", file.name));
+    digests_[file.name] = digest;
+    Report(0, 1);
+    return OkStatus();
+  }
+
+  Result<Digest> WriteFile(const OutputFile& file) {
+    HOLDFAST_ASSIGN(const std::vector<ChunkJob> jobs, ChunksOf(file));
+    HOLDFAST_ASSIGN(const auto out, staging_.NewFile(file.name));
+    Sha256Hasher hasher;
+    uint64_t done = 0, unflushed = 0;
+    bool half = false;
+    const auto append = [&](ByteSpan bytes) -> Status {
+      HOLDFAST_TRY(out->Append(bytes));
+      hasher.Update(bytes);
+      done += bytes.size();
+      unflushed += bytes.size();
+      if (!half && done >= file.layout.file_size / 2) {
+        half = true;
+        HOLDFAST_TRY(FailPoint("merge.file", file.name));
+      }
+      if (unflushed < kFlushBytes) return OkStatus();
+      out->DropCache();  // starts write-back of what is dirty and lets go of what is clean: the file never fills the page cache
+      Report(std::exchange(unflushed, 0), 0);
+      return OkStatus();
+    };
+    HOLDFAST_TRY(append(file.layout.header));
+    const ChunkReader read = [&](const ChunkJob& job, std::span<uint8_t> bytes) { return units_.Read(job.unit, job.pack, job.chunk, bytes); };
+    HOLDFAST_TRY(StreamChunks(jobs, read, options_.threads, options_.stop, append));
+    HOLDFAST_TRY(out->Sync());
+    out->DropCache();
+    HOLDFAST_TRY(out->Close());
+    Report(unflushed, 0);
+    return hasher.Finish();
+  }
+
+  Status WriteMetadata() {
+    HOLDFAST_ASSIGN(const auto files, MakeMetadata(fs_, job_, plan_, output_));
+    for (const auto& [name, bytes] : files) {
+      if (options_.stop != nullptr && options_.stop->load()) return Stopped("merge was asked to stop");
+      HOLDFAST_TRY(FailPoint("merge.metadata", name));
+      HOLDFAST_TRY(staging_.WriteSmall(name, bytes));
+      digests_[name] = Sha256(bytes);
+    }
+    const std::string manifest = MakeManifest(digests_);
+    HOLDFAST_TRY(FailPoint("merge.metadata", kManifestFile));
+    HOLDFAST_TRY(staging_.WriteSmall(kManifestFile, AsBytes(manifest)));
+    manifest_ = Sha256(AsBytes(manifest));
+    manifest_size_ = manifest.size();
+    return fs_.SyncDir(staging_.path());
+  }
+
+  // A rename may succeed and report an error, or lose to an owner that published the same bytes: what lies there decides.
+  Status PublishDirectory() {
+    HOLDFAST_TRY(FailPoint("merge.before_rename", job_.out));
+    const Status renamed = fs_.RenameExclusive(staging_.path(), job_.out);
+    if (!renamed.ok()) {
+      const auto there = fs_.ReadFile(JoinPath(job_.out, kManifestFile));
+      if (!there.ok() || Sha256(*there) != manifest_) {
+        if (renamed.code() != ErrorCode::kAlreadyExists) return renamed;
+        return Error{ErrorCode::kAlreadyExists, job_.out + ": exists and is not the output of this job. Move it away, then run `jobctl resume`"};
+      }
+    }
+    HOLDFAST_TRY(fs_.SyncDir(DirName(job_.out)));
+    return FailPoint("merge.after_rename", job_.out);
+  }
+
+  void CountTotal() {
+    progress_.files_total = static_cast<uint32_t>(output_.files.size());
+    for (const OutputFile& f : output_.files) progress_.bytes_total += f.layout.file_size;
+  }
+  void Report(uint64_t bytes, uint32_t files) {
+    progress_.bytes_done += bytes;
+    progress_.files_done += files;
+    if (options_.on_progress) options_.on_progress(progress_);
+  }
+
+  FileSystem& fs_;
+  RunState& state_;
+  StreamWriter& stream_;
+  const MergeOptions& options_;
+  const JobSpec job_;   // copies: what is committed is applied to the state while we run
+  const Plan plan_;
+  const OutputPlan output_;
+  Staging staging_;
+  UnitReader units_;
+  std::map<std::string, Digest> digests_;  // of every file but the manifest
+  Digest manifest_;
+  uint64_t manifest_size_ = 0;
+  MergeProgress progress_;
+};
+
+}  // namespace
+
+uint64_t OutputBytes(const OutputPlan& plan) {
+  constexpr uint64_t kSidecars = 64u << 20;   // tokenizers are the largest, some 35 MB
+  constexpr uint64_t kIndexRow = 256;
+  uint64_t bytes = kSidecars;
+  for (const OutputFile& f : plan.files) bytes += f.layout.file_size + f.layout.tensors.size() * kIndexRow;
+  return bytes;
+}
+
+Result<Digest> RunMerge(FileSystem& fs, RunState& state, StreamWriter& merge, const MergeOptions& options) {
+  if (!state.has_plan()) return InvalidArgument("merge: " + state.layout().root() + " has no plan yet");
+  return Merge(fs, state, merge, options).Run();
+}
+
+}  // namespace holdfast
