@@ -31,7 +31,7 @@ class Pass {
       : range_(range), spec_(range.spec), tokens_(static_cast<int64_t>(input.tokens)), hidden_(spec_.hidden), head_dim_(spec_.head_dim),
         heads_(spec_.heads), kv_heads_(spec_.kv_heads), group_(heads_ / kv_heads_), inner_(spec_.intermediate) {
     const int64_t width = (heads_ + 2 * kv_heads_) * head_dim_;
-    block_ = std::min(tokens_, std::max(kQueryBlockMin, kRowsPerBlock / group_));
+    block_ = std::min(tokens_, std::max<int64_t>(1, kRowsPerBlock / group_ / kQueryBlockMin) * kQueryBlockMin);
     x_ = Bf16(tokens_, hidden_);
     normed_ = Bf16(tokens_, hidden_);
     qkv_ = Bf16(tokens_, width);

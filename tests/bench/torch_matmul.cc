@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/bench/torch_matmul.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <ctime>
+
+namespace holdfast {
+
+double ThreadCpuSeconds() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+double TimeTorchMatmul(int64_t m, int64_t k, int64_t n, int repeats) {
+  const c10::InferenceMode guard;
+  at::set_num_threads(1);
+  const at::Tensor a = at::randn({m, k}).to(at::kBFloat16), b = at::randn({n, k}).to(at::kBFloat16);
+  at::Tensor c = at::empty({m, n}, at::kBFloat16);
+  at::mm_out(c, a, b.t());
+  const double begin = ThreadCpuSeconds();
+  for (int i = 0; i < repeats; ++i) at::mm_out(c, a, b.t());
+  return (ThreadCpuSeconds() - begin) / repeats;
+}
+
+}  // namespace holdfast

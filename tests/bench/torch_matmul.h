@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+namespace holdfast {
+
+// CPU seconds of this thread for one bf16 product [m, k] x [n, k]^T by torch, averaged over `repeats`.
+double TimeTorchMatmul(int64_t m, int64_t k, int64_t n, int repeats);
+
+double ThreadCpuSeconds();
+
+}  // namespace holdfast
