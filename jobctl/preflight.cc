@@ -14,6 +14,7 @@
 
 #include "calib/model/numerics.h"
 #include "calib/tokens/calibration_set.h"
+#include "calib/tokens/helper_process.h"
 #include "daemon/node/process.h"
 #include "export/nvfp4/nvfp4.h"
 #include "export/shard/output_plan.h"
@@ -24,14 +25,9 @@ namespace {
 constexpr uint64_t kSidecarBytesMax = 512u << 20;
 
 Result<Json> ProbeWorker(const std::string& device) {
-  const std::string command = "'" + WorkerBinary() + "' --probe '" + device + "' 2>/dev/null";
-  FILE* pipe = ::popen(command.c_str(), "r");
-  if (pipe == nullptr) return ErrnoError(errno, "starting " + WorkerBinary());
-  std::string text;
-  char buffer[4096];
-  while (const size_t n = std::fread(buffer, 1, sizeof buffer, pipe)) text.append(buffer, n);
-  if (::pclose(pipe) != 0) return Internal(WorkerBinary() + " --probe " + device + " failed: is the build complete?");
-  return ParseJson(text, "worker probe", 1 << 20);
+  HOLDFAST_ASSIGN(const ProcessOutput probe, RunProcess({WorkerBinary(), "--probe", device}, "", 1 << 20));
+  if (probe.exit_code != 0) return Internal(WorkerBinary() + " --probe " + device + " failed: is the build complete? " + probe.err);
+  return ParseJson(probe.out, "worker probe", 1 << 20);
 }
 
 // Files that belong beside quantized weights: tokenizer, templates, processors, licence. Code is never copied.
