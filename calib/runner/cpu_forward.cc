@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "calib/model/memory_plan.h"
 #include "calib/model/rope.h"
 #include "calib/runner/forward.h"
 #include "calib/runner/kernels.h"
@@ -18,8 +19,7 @@
 namespace holdfast {
 namespace {
 
-constexpr int64_t kRowsPerBlock = 256;    // of stacked queries; measured: tests/bench/bench_forward
-constexpr int64_t kQueryBlockMin = 32;
+constexpr int64_t kRowsPerBlock = kAttentionRows, kQueryBlockMin = kAttentionBlockMin;
 
 uint16_t* Raw(const at::Tensor& t) { return static_cast<uint16_t*>(t.data_ptr()); }
 at::Tensor Bf16(int64_t rows, int64_t cols) { return at::empty({rows, cols}, at::kBFloat16); }

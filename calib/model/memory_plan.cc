@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "calib/model/memory_plan.h"
+
+#include <algorithm>
+
+namespace holdfast {
+namespace {
+
+constexpr uint64_t kMiB = 1u << 20;
+constexpr uint64_t kLibraries = 190 * kMiB;      // measured: Debian's libtorch 1.13 after a first matmul, with the program itself
+constexpr uint64_t kThread = 8 * kMiB;           // measured: allocator arena, oneDNN's generated kernels, stack
+constexpr uint64_t kPackBuffers = 160 * kMiB;    // one pack of 64 MiB being built, the previous one being synced, codec buffers
+
+struct Sizes {
+  uint64_t q, kv, qkv, largest_weight, layer_linears = 0, layer_biases = 0;
+};
+Sizes SizesOf(const DecoderSpec& s) {
+  Sizes z{};
+  z.q = static_cast<uint64_t>(s.heads) * s.head_dim;
+  z.kv = static_cast<uint64_t>(s.kv_heads) * s.head_dim;
+  z.qkv = z.q + 2 * z.kv;
+  for (const LinearSpec& l : LayerLinears(s)) {
+    z.layer_linears += l.rows * l.cols;
+    z.layer_biases += l.bias ? l.rows : 0;
+  }
+  return z;
+}
+
+uint64_t WeightBytes(const DecoderSpec& s, const Sizes& z, uint64_t layers, bool embedding, MatmulDtype matmul) {
+  const uint64_t width = matmul == MatmulDtype::kBf16 ? 2 : 4;
+  return layers * ((z.layer_linears + z.layer_biases) * width + 2 * s.hidden * 2) + (embedding ? s.vocab * s.hidden * 2 : 0);
+}
+
+uint64_t SampleBytes(const DecoderSpec& s, const Sizes& z, uint64_t tokens, MatmulDtype matmul) {
+  const uint64_t group = s.heads / s.kv_heads;
+  const uint64_t block = std::min(tokens, std::max<uint64_t>(1, kAttentionRows / group / kAttentionBlockMin) * kAttentionBlockMin);
+  uint64_t bytes = tokens * (4 * s.hidden + z.qkv + 2 * z.q + z.kv + 3 * s.intermediate) * 2;
+  bytes += group * block * (tokens + s.head_dim) * 2;
+  bytes += tokens * s.head_dim * 2 * 2;   // rotary tables
+  const uint64_t in = std::max({s.hidden, z.q, s.intermediate}), out = std::max({2 * s.intermediate, s.hidden, z.qkv});
+  // What a matmul packs for itself: measured as one copy of an operand, never of a whole large matrix.
+  bytes += std::min<uint64_t>(in * out * 2, 8 * kMiB);
+  if (matmul == MatmulDtype::kF32) bytes += tokens * (in + out) * 4 + group * block * (2 * tokens + 4 * s.head_dim) * 4;
+  return bytes + kThread;
+}
+
+uint64_t LargestTensor(const Plan& plan, uint32_t first, uint32_t last) {
+  uint64_t largest = 0;
+  for (const UnitPlan& unit : plan.units) {
+    const bool ours = unit.id < plan.layers ? unit.id >= first && unit.id < last
+                                            : (unit.id == plan.layers ? first == 0 : last == plan.layers);
+    if (!ours) continue;
+    for (const TensorPlan& t : unit.tensors) {
+      uint64_t elements = 1;
+      for (const uint64_t d : t.shape) elements *= d;
+      largest = std::max(largest, t.bytes != 0 ? t.bytes : elements * 2);
+    }
+  }
+  return largest;
+}
+
+}  // namespace
+
+MemoryPlan PlanMemory(const DecoderSpec& spec, const Plan& plan, uint32_t first_layer, uint32_t last_layer, uint32_t seq_len,
+                      MatmulDtype matmul) {
+  const Sizes sizes = SizesOf(spec);
+  MemoryPlan m;
+  m.weights = WeightBytes(spec, sizes, last_layer - first_layer, first_layer == 0, matmul);
+  m.per_sample = SampleBytes(spec, sizes, seq_len, matmul);
+  m.per_cut = seq_len * spec.hidden * 2;
+  m.eviction = 2 * LargestTensor(plan, first_layer, last_layer) + kPackBuffers;
+  m.fixed = kLibraries + m.eviction;
+  return m;
+}
+
+}  // namespace holdfast
