@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the checks of fsck share: the report in the making, and the log as it was read - every record that counts, with the slot that
+// said it, in the order in which the fold would meet them.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "fsck/fsck.h"
+#include "ledger/format/layout.h"
+#include "ledger/log/stream.h"
+#include "ledger/records/records.h"
+
+namespace holdfast::fsck {
+
+template <class T>
+struct Said {
+  std::string stream;
+  uint32_t seq = 0;
+  RecordKey key;
+  T value;
+  std::string Where() const;   // "stage.00 slot 7"
+};
+
+// One stream's counting records, as raw material.
+struct SaidRecord {
+  std::string stream;
+  uint32_t seq = 0;
+  Record record;
+};
+
+struct Log {
+  std::optional<Nonce> job_id;
+  bool damaged = false;                              // some slot is missing or unreadable
+  uint64_t slots = 0;
+  std::vector<SaidRecord> records;                   // job, merge, stages ascending, nodes; slot order within
+  std::optional<JobSpec> job;
+  std::map<uint32_t, Plan> plans;
+  std::map<uint32_t, std::vector<int32_t>> tokens;
+  std::map<uint32_t, std::vector<Said<SampleRecord>>> samples;   // by sample; lowest stage first, then slot order
+  std::map<uint32_t, std::vector<Said<LayerRecord>>> layers;     // by unit, likewise
+  std::vector<Said<SealRecord>> seals;
+  std::map<uint32_t, MergeRecord> written;                       // by file, the latest
+  std::optional<MergeRecord> published;
+  std::optional<DoneRecord> done;
+  std::map<uint32_t, SourceRead> source_reads;
+
+  const Plan* plan() const { return plans.empty() ? nullptr : &plans.rbegin()->second; }
+  // The record that counts, or null.
+  const Said<SampleRecord>* Sample(uint32_t sample, uint32_t layer) const;
+  const Said<LayerRecord>* Layer(uint32_t unit) const;
+};
+
+struct Context {
+  Context(FileSystem& fs_in, const std::string& run_dir, const FsckOptions& options_in)
+      : fs(fs_in), layout(run_dir), options(options_in) {}
+
+  FileSystem& fs;
+  const RunLayout layout;
+  const FsckOptions& options;
+  FsckReport report;
+  Log log;
+  std::set<std::string> packs_referenced;   // hex roots
+  std::atomic<uint64_t> bytes_done{0};
+  uint64_t bytes_total = 0;
+
+  void Add(const char* code, FsckSeverity severity, std::string object, std::string message, std::string advice);
+  void Error(const char* code, std::string object, std::string message, std::string advice) {
+    Add(code, FsckSeverity::kError, std::move(object), std::move(message), std::move(advice));
+  }
+  // An error that means that committed data is gone.
+  void Lost(const char* code, std::string object, std::string message, std::string advice);
+  // Something that could not be read at all (permissions, I/O): bit 8.
+  void Unreadable(const std::string& object, const holdfast::Error& error);
+
+  // SHA-256 of a whole file, counted as progress.
+  Result<Digest> HashFile(const std::string& path);
+  void Tick() const {
+    if (options.deep && options.on_progress) options.on_progress(bytes_done, std::max(bytes_total, bytes_done.load()));
+  }
+  uint32_t threads() const { return std::min(std::max(options.threads, 1u), 16u); }
+  // "jobctl resume DIR"
+  std::string Resume() const { return "jobctl resume " + layout.root(); }
+
+ private:
+  std::mutex mutex_;   // guards report.findings and report.exit_status
+};
+
+// F001: FORMAT. False: a newer format, nothing else can be judged.
+bool CheckFormatFile(Context* c);
+// F002-F031: reads every slot of every stream into c->log.
+void ReadLog(Context* c);
+// F020, F040-F044: payloads, samples, seals, provenance.
+void FoldRecords(Context* c);
+void CheckSamples(Context* c);
+void CheckSeals(Context* c);
+// F050-F052, F060, F061: packs and evicted layers.
+void CheckPacks(Context* c);
+void CheckLayers(Context* c);
+// F070, F071.
+void CheckSource(Context* c);
+// F080, F081.
+void CheckOutput(Context* c);
+// F090-F092.
+void CheckLeftovers(Context* c);
+
+}  // namespace holdfast::fsck

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// fsck: holds a run directory against its invariants, one code each (docs/fsck.md). Changes nothing. It reads every slot itself and goes
+// on behind damage, because a reader that stops at the first bad slot - as the fold rightly does - cannot say what else is wrong.
+// No byte reaches LMDB before its digest is checked. May run beside a working job: streams are read downstream first, so that
+// whatever a record refers to is there by the time it is looked for.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "ledger/base/file_system.h"
+#include "ledger/base/json.h"
+
+namespace holdfast {
+
+enum class FsckSeverity : uint8_t { kError, kWarning, kInfo };
+
+struct FsckFinding {
+  std::string code;     // "F012"
+  FsckSeverity severity = FsckSeverity::kError;
+  std::string object;   // file, record or tensor
+  std::string message;  // what is wrong
+  std::string advice;   // what to type, or what to know; may be empty for kInfo
+};
+
+// Exit status of fsck: the sum of these bits. 0 = clean (infos and warnings allowed).
+inline constexpr int kFsckErrorsLeft = 4;    // at least one error
+inline constexpr int kFsckOperational = 8;   // something could not be read, so the answer is incomplete
+inline constexpr int kFsckUsage = 16;        // bad command line
+inline constexpr int kFsckDataLost = 64;     // committed data is gone: a slot is missing, damaged or out of its chain
+
+struct FsckOptions {
+  bool deep = false;            // also read every pack, every source file and every output file
+  uint32_t threads = 1;
+  std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress;  // deep only; from the calling thread
+};
+
+struct FsckReport {
+  std::vector<FsckFinding> findings;   // errors first, then warnings, infos; by code and object
+  int exit_status = 0;
+  bool deep = false;
+  std::string state;                   // "no job yet", "running or stopped", "published", "done"
+  uint64_t streams = 0, slots = 0, records = 0, packs = 0, bytes_read = 0;
+};
+
+FsckReport RunFsck(FileSystem& fs, const std::string& run_dir, const FsckOptions& options);
+
+// {"schema": 1, "run", "deep", "state", "exit_status", "checked": {...}, "findings": [{"code", "severity", "object", "message", "advice"}]}
+Json FsckReportToJson(const std::string& run_dir, const FsckReport& report);
+// The same for people: one line a finding, its advice below, one line of summary.
+std::string FsckReportToText(const std::string& run_dir, const FsckReport& report);
+
+// Name of a code ("BITROT"); null for a code that does not exist. All codes, for the docs' test.
+const char* FsckCodeName(const std::string& code);
+std::vector<std::string> FsckCodes();
+
+}  // namespace holdfast
