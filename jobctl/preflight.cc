@@ -176,7 +176,11 @@ Result<Device> ChooseDevice(const std::string& wanted) {
     const std::string name = cuda_wanted && wanted != "cuda" ? wanted : "cuda:0";
     HOLDFAST_ASSIGN(const Json probe, ProbeWorker(name));
     HOLDFAST_ASSIGN(const std::string numerics, GetString(probe, "numerics", "worker probe"));
-    if (numerics.starts_with("cuda")) return Device{name, numerics, MatmulDtype::kBf16};
+    HOLDFAST_ASSIGN(const Json* devices, GetArray(probe, "devices", "worker probe"));
+    const bool seen = std::any_of(devices->begin(), devices->end(), [&](const Json& d) {
+      return d.is_string() && (d.get<std::string>() == name || d.get<std::string>().starts_with(name + " "));
+    });
+    if (seen) return Device{name, numerics, MatmulDtype::kBf16};
     if (cuda_wanted) return InvalidArgument("--device " + wanted + ": this build's libtorch sees no such device; use --device cpu, or build against a CUDA libtorch");
   }
   return Device{"cpu", CpuNumericsClass(), CpuMatmulDtype()};
