@@ -68,7 +68,8 @@ void CheckUnreferencedPacks(Context* c) {
 void CheckStaging(Context* c) {
   if (!c->log.job) return;
   const std::string& out = c->log.job->out;
-  const std::string prefix = "." + BaseName(out) + ".holdfast-" + c->log.job->uuid.Hex().substr(0, 8);
+  std::string prefix(1, '.');
+  prefix.append(BaseName(out)).append(".holdfast-").append(c->log.job->uuid.Hex(), 0, 8);
   std::set<std::string> in_use;
   for (const auto& [file, m] : c->log.written) {
     if (!c->log.published && !c->log.done) in_use.insert(BaseName(m.staging));

@@ -74,19 +74,22 @@ bool CheckPresence(Context* c, const std::string& hex, const PackUse& p) {
   return false;
 }
 
-// F052: names that no pack has.
+// F052: names that no pack has, and packs out of their place.
+void CheckName(Context* c, const std::string& object) {
+  const std::string name = BaseName(object);
+  Digest root;
+  const bool sound = name.size() == 69 && name.ends_with(".pack") && Digest::FromHex(name.substr(0, 64), &root) && PackName(root.Hex()) == object;
+  if (sound || name.starts_with(".nfs")) return;
+  c->Error("F052", object, "not the name of a pack in its place: a pack is called by its digest", "find out who put it there, then move it away");
+}
+
 void CheckNames(Context* c) {
   const auto dirs = c->fs.List(c->layout.PackDir());
   for (size_t d = 0; dirs.ok() && d < dirs->size(); ++d) {
-    const auto files = c->fs.List(JoinPath(c->layout.PackDir(), (*dirs)[d]));
-    for (size_t i = 0; files.ok() && i < files->size(); ++i) {
-      const std::string& name = (*files)[i];
-      Digest root;
-      const bool sound = name.size() == 69 && name.ends_with(".pack") && Digest::FromHex(name.substr(0, 64), &root) && PackName(root.Hex()) == "pack/" + (*dirs)[d] + "/" + name;
-      if (!sound && !name.starts_with(".nfs")) {
-        c->Error("F052", "pack/" + (*dirs)[d] + "/" + name, "not the name of a pack in its place: a pack is called by its digest", "find out who put it there, then move it away");
-      }
-    }
+    const std::string object = "pack/" + (*dirs)[d];
+    const auto files = c->fs.List(JoinPath(c->layout.root(), object));
+    if (!files.ok()) CheckName(c, object);
+    for (size_t i = 0; files.ok() && i < files->size(); ++i) CheckName(c, object + "/" + (*files)[i]);
   }
 }
 

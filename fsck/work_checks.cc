@@ -247,6 +247,7 @@ void FoldRecords(Context* c) {
     const Status s = FoldOne(c, all[i], i + 1 < all.size() ? &all[i + 1] : nullptr);
     if (!s.ok()) c->Error("F020", RecordName(all[i]), s.error().message, "it counts as not said; " + c->Resume() + " does the work again");
   }
+  c->log.records = {};  // everything that counts is in its typed place now
   CheckJob(c);
   c->report.state = StateOf(c->log);
 }

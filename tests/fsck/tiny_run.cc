@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/fsck/tiny_run.h"
+
+#include <gtest/gtest.h>
+
+#include "export/format/safetensors.h"
+#include "export/merge/merge.h"
+#include "export/shard/evict.h"
+#include "ledger/fold/seal.h"
+#include "ledger/pack/pack.h"
+
+namespace holdfast::testing {
+namespace {
+
+void Must(const Status& s) {
+  if (!s.ok()) fprintf(stderr, "%s\n", s.error().message.c_str());
+  HOLDFAST_CHECK(s.ok());
+}
+
+template <class T>
+T Must(Result<T> r) {
+  if (!r.ok()) fprintf(stderr, "%s\n", r.error().message.c_str());
+  HOLDFAST_CHECK(r.ok());
+  return std::move(*r);
+}
+
+constexpr TinyOptions kModel = {.layers = 2, .hidden = 64, .intermediate = 64, .kv = 32, .vocab = 64};
+
+}  // namespace
+
+TinyRun::TinyRun(const RunOptions& options)
+    : dir(), layout(""), options_(options), model_(kModel), incarnation_(Nonce::Random()) {
+  dir = temp_.path() + "/job.run";
+  source = temp_.path() + "/source";
+  out = temp_.path() + "/out";
+  layout = RunLayout(dir);
+  Must(fs.MakeDirs(layout.TmpDir(incarnation_)));
+  Must(EnsureFormat(fs, layout, incarnation_));
+  MakeSource();
+  if (Reached(Until::kJob)) Submit();
+  for (uint32_t stage = 0; stage < 2 && Reached(Until::kSamples); ++stage) Calibrate(stage);
+  for (uint32_t stage = 0; stage < 2 && Reached(Until::kEvicted); ++stage) Evict(stage);
+  for (uint32_t stage = 0; stage < 2 && Reached(Until::kSealed); ++stage) Seal(stage);
+  if (Reached(Until::kMerged)) Merge();
+  writers_.clear();
+  state_.reset();
+}
+
+void TinyRun::MakeSource() {
+  Must(fs.MakeDirs(source));
+  WriteSafetensors(source + "/model.safetensors", model_.source);
+  const OrderedJson config = {{"architectures", {"LlamaForCausalLM"}}, {"num_hidden_layers", 2}, {"tie_word_embeddings", false}, {"eos_token_id", 1}};
+  Spill(source + "/config.json", AsBytes(config.dump(2)));
+  const auto file = Must(SafetensorsFile::Open(fs, source + "/model.safetensors"));
+  plan_ = model_.plan;
+  for (UnitPlan& unit : plan_.units) {
+    for (TensorPlan& t : unit.tensors) {
+      const TensorInfo* info = file->Find(t.name);
+      t.dtype = info->dtype;
+      t.offset = info->offset;
+      t.bytes = info->bytes;
+    }
+  }
+  plan_.stages = {{StageId(0), 0, 1}, {StageId(1), 1, 2}};
+  const auto pin = [&](const std::string& name, const Digest& header) {
+    const FileInfo info = Must(fs.Stat(source + "/" + name));
+    return SourceFile{name, info.size, info.mtime_ns, Sha256(Slurp(source + "/" + name)), header};
+  };
+  job_.weights = {pin("model.safetensors", file->header_sha256())};
+  job_.sidecars = {pin("config.json", Digest{})};
+}
+
+std::unique_ptr<StreamWriter> TinyRun::Own(const std::string& stream, std::vector<Record> with_claim) {
+  StreamWriter::Options options;
+  options.job = job_.uuid;
+  options.claim.incarnation = incarnation_;
+  options.claim.node = "test";
+  options.claim.reason = "start";
+  return Must(StreamWriter::Open(fs, layout, clock_, state_->ReaderOf(stream),
+                                 [this, stream](const Record& r, const Slot& s) { return state_->Apply(stream, r, s); }, options, std::move(with_claim)));
+}
+
+void TinyRun::Submit() {
+  job_.uuid = Nonce::Random();
+  job_.source = source;
+  job_.out = out;
+  job_.calib = "calib.jsonl";
+  job_.recipe = "nvfp4";
+  job_.architecture = "LlamaForCausalLM";
+  job_.numerics = "test";
+  job_.samples = options_.samples;
+  job_.seq_len = 8;
+  job_.shard_bytes = 30000;
+  Sha256Hasher hasher;
+  std::vector<Record> records;
+  for (uint32_t s = 0; s < options_.samples; ++s) {
+    tokens_.push_back({1, 2, static_cast<int32_t>(s), 4});
+    Bytes length;
+    PutLe<uint32_t>(&length, 4);
+    hasher.Update(length);
+    hasher.Update(EncodeTokens(tokens_.back()));
+    Record r;
+    r.key = {RecordClass::kJob, 0, s, 0, 1};
+    r.payload = EncodeTokens(tokens_.back());
+    records.push_back(r);
+  }
+  job_.tokens_sha256 = hasher.Finish();
+  records.push_back(MakeControl({RecordClass::kJob, 0, 0, 0, 0}, job_.ToJson()));
+  records.push_back(MakeControl({RecordClass::kPlan, 0, 0, 0, 0}, plan_.ToJson()));
+  StreamWriter::Options options;
+  options.job = job_.uuid;
+  options.claim.incarnation = incarnation_;
+  options.claim.node = "test";
+  options.claim.reason = "start";
+  StreamReader reader(fs, layout, RunLayout::JobStream(), job_.uuid);
+  const auto writer = Must(StreamWriter::Open(fs, layout, clock_, &reader, [](const Record&, const Slot&) { return OkStatus(); }, options, records));
+  Must(writer->Append({MakeControl({RecordClass::kRenew, 0, 1, 1, 0}, Json{{"epoch", 1}})}));
+  state_ = std::make_unique<RunState>(fs, layout);
+  Must(state_->Refresh());
+}
+
+StreamWriter* TinyRun::Writer(uint32_t stage) {
+  auto& writer = writers_[stage];
+  if (writer == nullptr) writer = Own(RunLayout::StageStream(StageId(static_cast<uint16_t>(stage))));
+  return writer.get();
+}
+
+void TinyRun::Calibrate(uint32_t stage) {
+  const uint32_t sites = static_cast<uint32_t>(plan_.units[stage].sites.size());
+  for (uint32_t s = 0; s < options_.samples; ++s) {
+    if (stage == 1 && s == options_.forget_sample) continue;
+    SampleRecord r;
+    r.sample = s;
+    r.first_layer = stage;
+    r.last_layer = stage + 1;
+    r.numerics = "test";
+    Bytes hidden(4 * 64 * 2);
+    for (size_t i = 0; i < hidden.size(); ++i) hidden[i] = static_cast<uint8_t>(i * 7 + s);
+    if (stage == 0) {
+      r.input = Sha256(EncodeTokens(tokens_[s]));
+      PackWriter packs(fs, layout, incarnation_, "cut");
+      StoredTensor t;
+      t.shape = {4, 64};
+      Must(packs.AddTensor(Codec::kBf16Planes, hidden, &t));
+      r.output = Cut{4, 64, Sha256(hidden), Must(packs.Finish())};
+    } else {
+      r.input = Sha256(hidden);
+    }
+    for (uint32_t i = 0; i < sites; ++i) r.amax.push_back(1.0f + static_cast<float>((s + i) % 5));
+    if (options_.edit_sample) options_.edit_sample(stage, &r);
+    Must(Writer(stage)->Append(r.ToRecords(StageId(static_cast<uint16_t>(stage)))));
+  }
+}
+
+void TinyRun::Evict(uint32_t stage) {
+  const auto model = Must(SourceModel::Open(fs, source));
+  Must(state_->Refresh());
+  EvictOptions options;
+  options.incarnation = incarnation_;
+  for (const uint32_t unit : UnitsOf(plan_, plan_.stages[stage])) {
+    std::vector<float> amax;
+    if (unit < plan_.layers) {
+      const auto reduced = state_->ReducedAmax(unit);
+      amax = reduced.ok() ? *reduced : std::vector<float>(plan_.units[unit].sites.size(), 1.0f);
+    }
+    const LayerRecord e = Must(EvictUnit(fs, layout, *model, plan_, plan_.units[unit], amax, options));
+    Must(Writer(stage)->Append({MakeControl({RecordClass::kLayer, static_cast<uint16_t>(stage), unit, 0, 0}, e.ToJson())}));
+  }
+}
+
+void TinyRun::Seal(uint32_t stage) {
+  Must(state_->Refresh());
+  SealRecord z;
+  z.samples = options_.samples;
+  z.first_layer = stage;
+  z.last_layer = stage + 1;
+  const auto root = SealRoot(*state_, stage, stage + 1, UnitsOf(plan_, plan_.stages[stage]));
+  if (root.ok()) z.root = *root;
+  Must(Writer(stage)->Append({MakeControl({RecordClass::kSeal, static_cast<uint16_t>(stage), 0, 0, 0}, z.ToJson())}));
+  Must(Writer(stage)->ReleaseStream("done"));
+}
+
+void TinyRun::Merge() {
+  Must(state_->Refresh());
+  const auto writer = Own(RunLayout::MergeStream());
+  MergeOptions options;
+  options.incarnation = incarnation_;
+  const Digest manifest = Must(RunMerge(fs, *state_, *writer, options));
+  if (!Reached(Until::kDone)) return;
+  DoneRecord done;
+  done.manifest = manifest;
+  done.report = Json::object();
+  Must(writer->Append({MakeControl({RecordClass::kDone, 0, 0, 0, 0}, done.ToJson())}));
+  Must(writer->ReleaseStream("done"));
+  Must(fs.RemoveTree(layout.TmpDir()));
+}
+
+FsckReport TinyRun::Fsck(bool deep, uint32_t threads) { return RunFsck(fs, dir, {.deep = deep, .threads = threads, .on_progress = {}}); }
+
+uint32_t TinyRun::SlotCount(const std::string& stream) { return static_cast<uint32_t>(Must(fs.List(layout.StreamDir(stream))).size()); }
+
+std::vector<std::string> TinyRun::PackFiles() {
+  std::vector<std::string> files;
+  for (const std::string& d : Must(fs.List(layout.PackDir()))) {
+    for (const std::string& name : Must(fs.List(layout.PackDir() + "/" + d))) files.push_back(layout.PackDir() + "/" + d + "/" + name);
+  }
+  return files;
+}
+
+void TinyRun::Rewrite(const std::string& path, ByteSpan bytes) {
+  (void)fs.Unlink(path);  // slots are read-only
+  Spill(path, bytes);
+}
+
+void TinyRun::Delete(const std::string& path) { Must(fs.Unlink(path)); }
+
+}  // namespace holdfast::testing

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A whole run directory in a temporary place: a tiny random source, a job in two stages with cuts between them, evicted layers,
+// seals, merge. Tests stop it where they like and damage what they like.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "fsck/fsck.h"
+#include "ledger/fold/run_state.h"
+#include "tests/verify/tiny_output.h"
+
+namespace holdfast::testing {
+
+enum class Until { kFormat, kJob, kSamples, kEvicted, kSealed, kMerged, kDone };
+
+struct RunOptions {
+  Until until = Until::kDone;
+  uint32_t samples = 3;
+  // May change a sample record before it is committed.
+  std::function<void(uint32_t stage, SampleRecord*)> edit_sample = {};
+  // A sample of the last stage that is never committed although the stage is sealed; UINT32_MAX: none.
+  uint32_t forget_sample = UINT32_MAX;
+};
+
+class TinyRun {
+ public:
+  explicit TinyRun(const RunOptions& options = {});
+
+  std::string dir, source, out;
+  PosixFileSystem fs;
+  RunLayout layout;
+
+  FsckReport Fsck(bool deep = false, uint32_t threads = 2);
+  std::string SlotPath(const std::string& stream, uint32_t seq) const { return layout.Slot(stream, seq); }
+  uint32_t SlotCount(const std::string& stream);
+  std::vector<std::string> PackFiles();
+  // Overwrites a file, also a read-only one, through a new inode.
+  void Rewrite(const std::string& path, ByteSpan bytes);
+  void Delete(const std::string& path);
+
+ private:
+  void MakeSource();
+  void Submit();
+  void Calibrate(uint32_t stage);
+  void Evict(uint32_t stage);
+  void Seal(uint32_t stage);
+  void Merge();
+  bool Reached(Until step) const { return options_.until >= step; }
+  std::unique_ptr<StreamWriter> Own(const std::string& stream, std::vector<Record> with_claim = {});
+  StreamWriter* Writer(uint32_t stage);
+
+  TempDir temp_;
+  RunOptions options_;
+  TinyOutput model_;
+  Plan plan_;
+  JobSpec job_;
+  std::vector<std::vector<int32_t>> tokens_;
+  Nonce incarnation_;
+  RealClock clock_;
+  std::unique_ptr<RunState> state_;
+  std::map<uint32_t, std::unique_ptr<StreamWriter>> writers_;
+};
+
+}  // namespace holdfast::testing
