@@ -11,7 +11,7 @@ readonly VENV="$BUILD/venv"
 # shellcheck disable=SC2034
 readonly PACKAGES=(
   build-essential cmake ninja-build ccache pkg-config
-  libtorch-dev libopenblas0-pthread libzmq3-dev cppzmq-dev liblmdb-dev lmdb-utils libzstd-dev
+  libtorch-dev libopenblas0-pthread libzmq3-dev cppzmq-dev liblmdb-dev lmdb-utils libzstd-dev zstd
   nlohmann-json3-dev libcli11-dev libssl-dev libgtest-dev libgmock-dev
 )
 
