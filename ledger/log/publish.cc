@@ -29,14 +29,16 @@ Status Commit(FileSystem& fs, const std::string& tmp, const std::string& path, c
 }  // namespace
 
 Status Publish(FileSystem& fs, const std::string& path, const std::vector<ByteSpan>& parts, const PublishOptions& options) {
+  HOLDFAST_TRY(FailPoint("publish.P0", options.subject));
   const std::string tmp = JoinPath(options.tmp_dir, Nonce::Random().Hex());
   Status result = Stage(fs, tmp, parts, options);
   if (result.ok()) {
     if (options.reached_link != nullptr) *options.reached_link = true;
     result = Commit(fs, tmp, path, options);
-    if (result.ok()) HOLDFAST_TRY(FailPoint("publish.P7", options.subject));
+    if (result.ok()) HOLDFAST_TRY(FailPoint("publish.P6", options.subject));
   }
   if (!(result.ok() && options.replace)) (void)fs.Unlink(tmp);  // a leftover is harmless; fsck reports it
+  if (result.ok()) HOLDFAST_TRY(FailPoint("publish.P7", options.subject));
   if (!result.ok()) return Annotate(result.error(), "publishing " + path);
   return OkStatus();
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The one way a durable name comes into being in this program: steps P1-P5 of ledger.md 1.4.
-//   P1 create tmp/<incarnation>/<nonce>   P2 write   P3 fsync, close   P4 link(2) to the final name = the commit point
+//   P0 nothing but memory   P1 create tmp/<incarnation>/<nonce>   P2 write   P3 fsync, close   P4 link(2) to the final name = the commit point
 //   P5 fsync of the directory             P7 unlink of the temporary name, lazily
-// Any error before P4 abandons the file; fsync is never retried. Fail-points publish.P1 .. publish.P5 and publish.P7, with `subject`.
+// Any error before P4 abandons the file; fsync is never retried. Fail-points publish.P0 .. publish.P7, with `subject`.
 #pragma once
 
 #include <string>

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kills processes of a run and demands the same bytes in the end.
 
-  kill_test.py points            SIGKILL at every step P1-P7 of the commit, in every stream, and at every step of the merge
+  kill_test.py points            SIGKILL at every step P0-P7 of the commit, in every stream, and at every step of the merge
   kill_test.py random [N [SEED]] N kills at random instants, of a worker or of jobctl, as often as needed to finish
   kill_test.py orphans           workers die with their jobctl
   kill_test.py drain             SIGTERM: exit 75 within 30 s, resumable
@@ -18,7 +18,7 @@ import time
 import harness as h
 
 STAGES = ["--shard-layers", "2,1,1"]
-POINTS = ["publish.P1", "publish.P2", "publish.P3", "publish.P4", "publish.P5", "publish.P7"]
+POINTS = [f"publish.P{i}" for i in range(8)]
 MERGE_POINTS = ["merge.begun", "merge.file", "merge.written", "merge.metadata", "merge.before_rename", "merge.after_rename"]
 
 

@@ -148,11 +148,11 @@ TEST_P(PublishKill, EachHitLeavesNoSlotOrAWholeOne) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Points, PublishKill, testing::Values("P1", "P2", "P3", "P4", "P5", "P7"),
+INSTANTIATE_TEST_SUITE_P(Points, PublishKill, testing::Values("P0", "P1", "P2", "P3", "P4", "P5", "P6", "P7"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(PublishFail, NoSpaceAtAnyPointIsSurvivedByTheSameProcess) {
-  for (const char* point : {"P1", "P2", "P3", "P4", "P5", "P7"}) {
+  for (const char* point : {"P0", "P1", "P2", "P3", "P4", "P5", "P6", "P7"}) {
     for (const char* error : {"enospc", "eio"}) {
       const TempDir dir;
       int status = 0;
