@@ -2,12 +2,19 @@
 #include "calib/model/memory_plan.h"
 
 #include <algorithm>
+#include <string_view>
+
+#ifndef HOLDFAST_TORCH_VERSION
+#define HOLDFAST_TORCH_VERSION "unknown"
+#endif
 
 namespace holdfast {
 namespace {
 
 constexpr uint64_t kMiB = 1u << 20;
-constexpr uint64_t kLibraries = 190 * kMiB;      // measured: Debian's libtorch 1.13 after a first matmul, with the program itself
+// Measured after a first matmul, with the program itself: Debian's libtorch 1.13; pip's 2.11, whose CUDA libraries count on a CPU too.
+constexpr bool kTorch1 = std::string_view(HOLDFAST_TORCH_VERSION).starts_with("1.");
+constexpr uint64_t kLibraries = (kTorch1 ? 190 : 380) * kMiB;
 constexpr uint64_t kThread = 8 * kMiB;           // measured: allocator arena, oneDNN's generated kernels, stack
 constexpr uint64_t kPackBuffers = 160 * kMiB;    // one pack of 64 MiB being built, the previous one being synced, codec buffers
 
@@ -40,8 +47,9 @@ uint64_t SampleBytes(const DecoderSpec& s, const Sizes& z, uint64_t tokens, Matm
   const uint64_t in = std::max({s.hidden, z.q, s.intermediate}), out = std::max({2 * s.intermediate, s.hidden, z.qkv});
   // What a matmul packs for itself: measured as one copy of an operand, never of a whole large matrix.
   bytes += std::min<uint64_t>(in * out * 2, 8 * kMiB);
+  if (!kTorch1) bytes += tokens * (in + out) * 2;   // measured: oneDNN 3 copies operands
   if (matmul == MatmulDtype::kF32) bytes += tokens * (in + out) * 4 + group * block * (2 * tokens + 4 * s.head_dim) * 4;
-  return bytes + kThread;
+  return bytes + bytes / 10 + kThread;   // a tenth for what the allocator keeps back
 }
 
 uint64_t LargestTensor(const Plan& plan, uint32_t first, uint32_t last) {
