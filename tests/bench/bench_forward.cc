@@ -3,7 +3,7 @@
 // bench_forward MODEL_DIR [samples=8] [tokens=512] [threads=2]: the forward pass with observation, beside plain bf16 matmuls of torch
 // of the same shapes, alternately in one run, in CPU time of the threads (machines are shared; ratios hold, seconds do not).
 //
-// Last numbers (EPYC with avx512_bf16, 2 cores, libtorch 1.13.0): see docs/adr/0007-forward-numerics.md.
+// Last numbers (EPYC with avx512_bf16, 2 cores, libtorch 1.13.0): see docs/adr/0014-forward-numerics.md.
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
