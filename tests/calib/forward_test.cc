@@ -51,6 +51,15 @@ TEST_P(Forward, TorchOperationsAgreeWithTransformers) {
   EXPECT_LT(Worst(m, m.spec, "cpu:ops"), kTolerance);
 }
 
+TEST_P(Forward, CudaAgreesWithTransformers) {
+  if (TorchDevices().size() == 1) GTEST_SKIP() << "no CUDA device, or a libtorch without CUDA";
+  const GoldenModel m(GetParam());
+  const double worst = Worst(m, m.spec, "cuda");
+  RecordProperty("worst_percent", std::to_string(100 * worst));
+  EXPECT_LT(worst, kTolerance);
+  EXPECT_LT(Worst(m, m.spec, "cuda:0", /*f32=*/true), kTolerance);
+}
+
 TEST_P(Forward, F32MatmulsAgreeWithTransformers) {
   const GoldenModel m(GetParam());
   setenv("HOLDFAST_MATMUL", "f32", 1);
