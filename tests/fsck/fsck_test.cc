@@ -227,6 +227,122 @@ TEST(FsckSlots, SecondName) {
   Expect(run.Fsck(), 0, "F091", "log/stage.00/00000001.seg");
 }
 
+// ---- records ----
+
+Record ClaimOf(uint64_t epoch) {
+  Claim c;
+  c.epoch = epoch;
+  c.node = "other";
+  c.reason = "takeover";
+  return MakeControl({RecordClass::kClaim, 0, static_cast<uint32_t>(epoch), 0, 0}, c.ToJson());
+}
+
+TEST(FsckRecords, ClaimThatSkipsAnEpoch) {
+  TinyRun run({.until = Until::kSamples});
+  run.AppendSlot("stage.00", 3, {ClaimOf(3)});
+  Expect(run.Fsck(), kFsckErrorsLeft, "F030", "log/stage.00/00000004.seg");
+}
+
+TEST(FsckRecords, StreamWithoutAClaim) {
+  TinyRun run({.until = Until::kJob});
+  ASSERT_TRUE(run.fs.MakeDirs(run.layout.StreamDir("stage.00")).ok());
+  run.AppendSlot("stage.00", 0, {MakeControl({RecordClass::kRenew, 0, 0, 0, 0}, Json::object())});
+  Expect(run.Fsck(), kFsckErrorsLeft, "F030", "log/stage.00/00000000.seg");
+}
+
+TEST(FsckRecords, RecordsOfAReplacedOwnerDoNotCount) {
+  TinyRun run({.until = Until::kSamples});
+  run.AppendSlot("stage.00", 2, {ClaimOf(2)});
+  SealRecord z;   // would be a coverage error if it counted
+  z.samples = 99;
+  z.last_layer = 1;
+  run.AppendSlot("stage.00", 1, {MakeControl({RecordClass::kSeal, 0, 0, 0, 0}, z.ToJson())});
+  Expect(run.Fsck(), 0, "F031", "log/stage.00");
+}
+
+TEST(FsckRecords, PayloadThatDoesNotDecode) {
+  TinyRun run({.until = Until::kSamples});
+  run.AppendSlot("stage.00", 1, {MakeControl({RecordClass::kSeal, 0, 0, 0, 0}, Json::object())});
+  Expect(run.Fsck(), kFsckErrorsLeft, "F020", "log/stage.00 slot 4");
+}
+
+TEST(FsckRecords, KeyAndHeaderDisagree) {
+  TinyRun run({.until = Until::kSamples});
+  Record r = MakeControl({RecordClass::kRenew, 0, 0, 0, 0}, Json::object());
+  r.epoch = 1;
+  const RecordKey other{RecordClass::kSeal, 0, 0, 0, 0};
+  run.AppendRawSlot("stage.00", 1, {{other.Encode(), EncodeRecordValue(r)}}, 1);
+  Expect(run.Fsck(), kLostAndErrors, "F021", "log/stage.00/00000004.seg");
+}
+
+TEST(FsckRecords, ValueThatIsNoRecord) {
+  TinyRun run({.until = Until::kSamples});
+  run.AppendRawSlot("stage.00", 1, {{RecordKey{RecordClass::kSeal, 0, 0, 0, 0}.Encode(), Bytes(60, 7)}}, 1);
+  Expect(run.Fsck(), kLostAndErrors, "F020", "log/stage.00/00000004.seg");
+}
+
+TEST(FsckRecords, CountDiffersFromTheTrailer) {
+  TinyRun run({.until = Until::kSamples});
+  Record r = MakeControl({RecordClass::kRenew, 0, 0, 0, 0}, Json::object());
+  r.epoch = 1;
+  run.AppendRawSlot("stage.00", 1, {{r.key.Encode(), EncodeRecordValue(r)}}, 2);
+  Expect(run.Fsck(), kLostAndErrors, "F015", "log/stage.00/00000004.seg");
+}
+
+TEST(FsckRecords, RepeatedSample) {
+  SampleRecord kept;
+  TinyRun run({.until = Until::kSamples, .edit_sample = [&](uint32_t stage, SampleRecord* r) {
+                 if (stage == 0 && r->sample == 1) kept = *r;
+               }});
+  run.AppendSlot("stage.00", 1, kept.ToRecords(StageId(0)));
+  Expect(run.Fsck(), 0, "F040", "sample 1");
+  kept.amax[0] *= 2;
+  run.AppendSlot("stage.00", 1, kept.ToRecords(StageId(0)));
+  const FsckReport r = run.Fsck();
+  Expect(r, 0, "F040", "sample 1");
+  EXPECT_EQ(r.findings[0].severity, FsckSeverity::kWarning) << Text(r);
+}
+
+TEST(FsckRecords, VoidedSampleIsOpenAgain) {
+  TinyRun run({.until = Until::kSamples});
+  VoidRecord v;
+  v.target = "slot";
+  v.seq = 2;
+  v.reason = "test";
+  run.AppendSlot("stage.00", 1, {MakeControl({RecordClass::kVoid, 0, 2, 0, 0}, v.ToJson())});
+  const FsckReport r = run.Fsck();
+  Expect(r, kFsckErrorsLeft, "F044", "sample 1");  // its successor was computed from a cut that now was never said
+  EXPECT_THAT(Text(r), ::testing::HasSubstr("was never committed"));
+}
+
+// ---- layers ----
+
+TEST(FsckLayers, TensorMissingOrOfAnotherShape) {
+  TinyRun missing({.until = Until::kEvicted, .edit_layer = [](LayerRecord* e) {
+                     if (e->unit == 1) e->tensors.pop_back();
+                   }});
+  Expect(missing.Fsck(), kFsckErrorsLeft, "F060", "layer 1");
+  TinyRun shape({.until = Until::kEvicted, .edit_layer = [](LayerRecord* e) {
+                   if (e->unit == 0) std::swap(e->tensors[0].name, e->tensors[4].name);
+                 }});
+  Expect(shape.Fsck(), kFsckErrorsLeft, "F060", "layer 0");
+}
+
+TEST(FsckLayers, InputAmaxIsNotTheMaximumOfTheSamples) {
+  TinyRun run({.until = Until::kEvicted, .edit_layer = [](LayerRecord* e) {
+                 if (e->unit == 1) e->input_amax[2] += 1;
+               }});
+  Expect(run.Fsck(), kFsckErrorsLeft, "F061", "layer 1");
+}
+
+TEST(FsckLayers, ScalesDoNotFollowFromTheAmax) {
+  TinyRun run({.until = Until::kEvicted, .edit_layer = [](LayerRecord* e) {
+                 if (e->unit == 1) e->weight_amax[3] += 1u << 23;
+               }});
+  EXPECT_EQ(run.Fsck().exit_status, 0);
+  Expect(run.Fsck(true), kFsckErrorsLeft, "F061", "layer 1");
+}
+
 // ---- samples ----
 
 TEST(FsckSamples, AmaxNan) {

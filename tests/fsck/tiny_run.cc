@@ -163,7 +163,8 @@ void TinyRun::Evict(uint32_t stage) {
       const auto reduced = state_->ReducedAmax(unit);
       amax = reduced.ok() ? *reduced : std::vector<float>(plan_.units[unit].sites.size(), 1.0f);
     }
-    const LayerRecord e = Must(EvictUnit(fs, layout, *model, plan_, plan_.units[unit], amax, options));
+    LayerRecord e = Must(EvictUnit(fs, layout, *model, plan_, plan_.units[unit], amax, options));
+    if (options_.edit_layer) options_.edit_layer(&e);
     Must(Writer(stage)->Append({MakeControl({RecordClass::kLayer, static_cast<uint16_t>(stage), unit, 0, 0}, e.ToJson())}));
   }
 }
@@ -193,6 +194,43 @@ void TinyRun::Merge() {
   Must(writer->Append({MakeControl({RecordClass::kDone, 0, 0, 0, 0}, done.ToJson())}));
   Must(writer->ReleaseStream("done"));
   Must(fs.RemoveTree(layout.TmpDir()));
+}
+
+SegmentTrailer TinyRun::NextTrailer(const std::string& stream, uint64_t epoch) {
+  SegmentTrailer t;
+  t.seq = SlotCount(stream);
+  t.epoch = epoch;
+  t.job = job_.uuid;
+  t.incarnation = incarnation_;
+  t.commit = Nonce::Random();
+  t.stream = StreamId(stream);
+  if (t.seq > 0) {
+    Digest prev;
+    t.prev = Must(ReadSlot(fs, layout, stream, t.seq - 1, job_.uuid, &prev)).digest;
+  }
+  return t;
+}
+
+void TinyRun::AppendSlot(const std::string& stream, uint64_t epoch, std::vector<Record> records) {
+  for (Record& r : records) r.epoch = epoch;
+  const Segment segment = Must(BuildSegment(NextTrailer(stream, epoch), records));
+  Bytes file(segment.env.bytes().begin(), segment.env.bytes().end());
+  file.insert(file.end(), segment.trailer.begin(), segment.trailer.end());
+  Spill(layout.Slot(stream, SlotCount(stream)), file);
+}
+
+void TinyRun::AppendRawSlot(const std::string& stream, uint64_t epoch, const std::vector<std::pair<Bytes, Bytes>>& entries, uint32_t records_said) {
+  SegmentTrailer t = NextTrailer(stream, epoch);
+  EnvBuilder builder = Must(EnvBuilder::Create(1u << 20));
+  for (const auto& [key, value] : entries) Must(builder.Append(key, value));
+  const EnvImage env = Must(std::move(builder).Seal(false));
+  t.env_len = env.bytes().size();
+  t.records = records_said;
+  t.env_sha256 = Sha256(env.bytes());
+  Bytes file(env.bytes().begin(), env.bytes().end());
+  const Bytes trailer = t.Encode();
+  file.insert(file.end(), trailer.begin(), trailer.end());
+  Spill(layout.Slot(stream, t.seq), file);
 }
 
 FsckReport TinyRun::Fsck(bool deep, uint32_t threads) { return RunFsck(fs, dir, {.deep = deep, .threads = threads, .on_progress = {}}); }

@@ -9,6 +9,7 @@
 
 #include "fsck/fsck.h"
 #include "ledger/fold/run_state.h"
+#include "ledger/segment/segment.h"
 #include "tests/verify/tiny_output.h"
 
 namespace holdfast::testing {
@@ -20,6 +21,8 @@ struct RunOptions {
   uint32_t samples = 3;
   // May change a sample record before it is committed.
   std::function<void(uint32_t stage, SampleRecord*)> edit_sample = {};
+  // May change an evicted unit before it is committed.
+  std::function<void(LayerRecord*)> edit_layer = {};
   // A sample of the last stage that is never committed although the stage is sealed; UINT32_MAX: none.
   uint32_t forget_sample = UINT32_MAX;
 };
@@ -36,11 +39,15 @@ class TinyRun {
   std::string SlotPath(const std::string& stream, uint32_t seq) const { return layout.Slot(stream, seq); }
   uint32_t SlotCount(const std::string& stream);
   std::vector<std::string> PackFiles();
+  // Publishes one more slot with these records, with whatever epoch and trailer the test wants to try.
+  void AppendSlot(const std::string& stream, uint64_t epoch, std::vector<Record> records);
+  void AppendRawSlot(const std::string& stream, uint64_t epoch, const std::vector<std::pair<Bytes, Bytes>>& entries, uint32_t records_said);
   // Overwrites a file, also a read-only one, through a new inode.
   void Rewrite(const std::string& path, ByteSpan bytes);
   void Delete(const std::string& path);
 
  private:
+  SegmentTrailer NextTrailer(const std::string& stream, uint64_t epoch);
   void MakeSource();
   void Submit();
   void Calibrate(uint32_t stage);
