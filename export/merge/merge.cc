@@ -12,6 +12,7 @@
 
 #include "export/merge/chunk_stream.h"
 #include "export/merge/metadata.h"
+#include "export/merge/side_hasher.h"
 #include "export/merge/staging.h"
 #include "export/merge/unit_reader.h"
 #include "ledger/base/fail_point.h"
@@ -160,12 +161,14 @@ class Merge {
   Result<Digest> WriteFile(const OutputFile& file) {
     HOLDFAST_ASSIGN(const std::vector<ChunkJob> jobs, ChunksOf(file));
     HOLDFAST_ASSIGN(const auto out, staging_.NewFile(file.name));
-    Sha256Hasher hasher;
+    SideHasher hasher;
     uint64_t done = 0, unflushed = 0;
     bool half = false;
     const auto append = [&](ByteSpan bytes) -> Status {
-      HOLDFAST_TRY(out->Append(bytes));
-      hasher.Update(bytes);
+      hasher.Begin(bytes);
+      const Status appended = out->Append(bytes);
+      hasher.Wait();
+      HOLDFAST_TRY(appended);
       done += bytes.size();
       unflushed += bytes.size();
       if (!half && done >= file.layout.file_size / 2) {

@@ -67,7 +67,10 @@ Status PackReader::ReadChunk(uint32_t pack, uint32_t chunk, std::span<uint8_t> o
   if (out.size() != ref.raw_len || ref.stored_len > kChunkValueMax) {
     return InvalidArgument(path + ", chunk " + std::to_string(chunk) + ": holds " + std::to_string(ref.raw_len) + " bytes, " + std::to_string(out.size()) + " were asked for");
   }
-  Bytes value(ref.stored_len);
+  // One buffer a thread, never cleared: at gigabytes a second, clearing and faulting in 4 MiB for every chunk is a tenth of the work.
+  thread_local std::unique_ptr<uint8_t[]> buffer;
+  if (buffer == nullptr) buffer = std::make_unique_for_overwrite<uint8_t[]>(kChunkValueMax);
+  const std::span<uint8_t> value(buffer.get(), ref.stored_len);
   Status s = impl_->ReadValue(pack, ref, value);
   if (s.code() == ErrorCode::kNotFound) return s;
   ValueHeader header;

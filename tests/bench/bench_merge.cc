@@ -4,6 +4,7 @@
 // cp(1) and the same fsyncs. Both read from a cold page cache. Usage: bench_merge [--gb 4.2] [--dir /tmp] [--threads N] [--shard-gb 2]
 #include <fcntl.h>
 #include <malloc.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -206,6 +207,12 @@ void Cp(const std::string& from, const std::string& to) {
   ForEachFile(to, [](int fd) { fsync(fd); });
 }
 
+double CpuSeconds() {
+  rusage u{};
+  getrusage(RUSAGE_SELF, &u);
+  return static_cast<double>(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + static_cast<double>(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+}
+
 // Peak resident memory since the last reset, in MB.
 double PeakMb() {
   char line[256];
@@ -232,13 +239,15 @@ int Run(const Flags& flags) {
   Forget(b.root + "/run");
   ResetPeak();
   uint64_t bytes = 0;
+  const double cpu_before = CpuSeconds();
   const double merge = Seconds([&] { bytes = b.Merge(); });
+  const double cpu = CpuSeconds() - cpu_before;
   const double peak = PeakMb();
   Forget(b.root + "/out");
   const double cp = Seconds([&] { Cp(b.root + "/out", b.root + "/copy"); });
   const double mb = static_cast<double>(bytes) / 1e6;
-  std::printf("fabricated %.2f GB in %.1f s\nmerge  %7.1f MB/s  (%.2f s, %u threads, peak memory %.0f MB)\ncp     %7.1f MB/s  (%.2f s, with fsync)\n"
-              "ratio  %.2f\n", mb / 1e3, made, mb / merge, merge, flags.threads, peak, mb / cp, cp, cp / merge);
+  std::printf("fabricated %.2f GB in %.1f s\nmerge  %7.1f MB/s  (%.2f s, %u threads, %.2f s of CPU, peak memory %.0f MB)\ncp     %7.1f MB/s  (%.2f s, with fsync)\n"
+              "ratio  %.2f\n", mb / 1e3, made, mb / merge, merge, flags.threads, cpu, peak, mb / cp, cp, cp / merge);
   std::filesystem::remove_all(b.root);
   return 0;
 }
