@@ -4,13 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <future>
-#include <mutex>
 #include <set>
-#include <thread>
 
 #include "calib/model/numerics.h"
 #include "calib/tokens/calibration_set.h"
@@ -18,6 +15,7 @@
 #include "daemon/node/process.h"
 #include "export/nvfp4/nvfp4.h"
 #include "export/shard/output_plan.h"
+#include "ledger/base/parallel.h"
 
 namespace holdfast {
 namespace {
@@ -82,21 +80,6 @@ Result<Digest> HashFile(const ReadableFile& file) {
   return hasher.Finish();
 }
 
-// Runs tasks 0..n-1 on `threads` threads; returns the error of the lowest task that failed.
-Status RunParallel(size_t n, uint32_t threads, const std::function<Status(size_t)>& task) {
-  std::atomic<size_t> next{0};
-  std::vector<Status> results(n);
-  std::vector<std::jthread> pool;
-  for (uint32_t t = 0; t < std::max(1u, threads) && t < n; ++t) {
-    pool.emplace_back([&] {
-      for (size_t i = next++; i < n; i = next++) results[i] = task(i);
-    });
-  }
-  pool.clear();
-  for (Status& s : results) HOLDFAST_TRY(std::move(s));
-  return OkStatus();
-}
-
 Status CheckFinite(const SafetensorsFile& file, const TensorInfo& t) {
   if (t.dtype != DType::kBF16 && t.dtype != DType::kF16 && t.dtype != DType::kF32) return OkStatus();
   constexpr uint64_t kStep = 8u << 20;
@@ -121,7 +104,7 @@ Status ScanWeights(const SourceModel& source, uint32_t threads, std::vector<Sour
   for (size_t f = 0; f < source.files().size(); ++f) {
     for (const TensorInfo& t : source.files()[f]->tensors()) tasks.push_back({f, &t});
   }
-  return RunParallel(tasks.size(), threads, [&](size_t i) -> Status {
+  return ParallelFor(threads, tasks.size(), [&](size_t i) -> Status {
     const SafetensorsFile& file = *source.files()[tasks[i].file];
     if (tasks[i].tensor != nullptr) return CheckFinite(file, *tasks[i].tensor);
     HOLDFAST_ASSIGN((*pinned)[tasks[i].file].sha256, HashFile(file.file()));
@@ -279,7 +262,7 @@ Status CheckSourceUnchanged(FileSystem& fs, const JobSpec& job, uint32_t threads
     if (!bytes.ok()) return Annotate(bytes.error(), "source changed since the job began");
     if (Sha256(*bytes) != pinned.sha256) return SourceChanged(path);
   }
-  return RunParallel(suspects.size(), threads, [&](size_t i) -> Status {
+  return ParallelFor(threads, suspects.size(), [&](size_t i) -> Status {
     const std::string path = JoinPath(job.source, suspects[i]->name);
     HOLDFAST_ASSIGN(const auto file, fs.Open(path));
     HOLDFAST_ASSIGN(const Digest digest, HashFile(*file));
