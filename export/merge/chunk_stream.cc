@@ -11,6 +11,7 @@ namespace holdfast {
 namespace {
 
 constexpr size_t kSpareBuffers = 2;  // one being written, one ready
+constexpr uint32_t kWaiting = 2;     // threads beyond the cores, waiting for reads
 
 // Slot i % size of the ring belongs to job i from the moment that job i - size was consumed until job i is.
 class Ring {
@@ -76,14 +77,15 @@ class Ring {
 
 Status StreamChunks(const std::vector<ChunkJob>& jobs, const ChunkReader& read, uint32_t threads, const std::atomic<bool>* stop,
                     const std::function<Status(ByteSpan)>& sink) {
-  const uint32_t workers = static_cast<uint32_t>(std::min<size_t>(std::clamp(threads, 1u, kDecodeThreadsMax), jobs.size()));
+  const size_t wanted = std::min(threads, kDecodeThreadsMax) + kWaiting;
+  const size_t workers = std::min({wanted, size_t{kDecodeThreadsMax}, jobs.size()});
   if (workers == 0) return OkStatus();
   for (const ChunkJob& j : jobs) {
     if (j.raw_len > kChunkRawMax) return Corrupt("a chunk claims " + std::to_string(j.raw_len) + " bytes, more than chunks have");
   }
   Ring ring(jobs, read, workers + kSpareBuffers);
   std::vector<std::jthread> pool;
-  for (uint32_t t = 0; t < workers; ++t) pool.emplace_back([&ring] { ring.Work(); });
+  for (size_t t = 0; t < workers; ++t) pool.emplace_back([&ring] { ring.Work(); });
   Status status;
   for (size_t i = 0; i < jobs.size() && status.ok(); ++i) {
     if (stop != nullptr && stop->load()) {

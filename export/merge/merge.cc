@@ -20,7 +20,8 @@
 namespace holdfast {
 namespace {
 
-constexpr uint64_t kFlushBytes = 64u << 20;  // write-back starts and clean pages go at this step; progress is reported
+constexpr uint64_t kFlushBytes = 8u << 20;    // write-back starts and clean pages go at this step: the disk is never idle
+constexpr uint64_t kReportBytes = 64u << 20;  // of progress
 
 class Merge {
  public:
@@ -162,22 +163,20 @@ class Merge {
     HOLDFAST_ASSIGN(const std::vector<ChunkJob> jobs, ChunksOf(file));
     HOLDFAST_ASSIGN(const auto out, staging_.NewFile(file.name));
     SideHasher hasher;
-    uint64_t done = 0, unflushed = 0;
-    bool half = false;
+    uint64_t done = 0, flushed = 0, reported = 0;
     const auto append = [&](ByteSpan bytes) -> Status {
       hasher.Begin(bytes);
       const Status appended = out->Append(bytes);
       hasher.Wait();
       HOLDFAST_TRY(appended);
+      const uint64_t half = file.layout.file_size / 2;
+      if (done < half && done + bytes.size() >= half) HOLDFAST_TRY(FailPoint("merge.file", file.name));
       done += bytes.size();
-      unflushed += bytes.size();
-      if (!half && done >= file.layout.file_size / 2) {
-        half = true;
-        HOLDFAST_TRY(FailPoint("merge.file", file.name));
+      if (done - flushed >= kFlushBytes) {
+        out->DropCache();  // starts write-back of what is dirty and lets go of what is clean: the file never fills the page cache
+        flushed = done;
       }
-      if (unflushed < kFlushBytes) return OkStatus();
-      out->DropCache();  // starts write-back of what is dirty and lets go of what is clean: the file never fills the page cache
-      Report(std::exchange(unflushed, 0), 0);
+      if (done - reported >= kReportBytes) Report(done - std::exchange(reported, done), 0);
       return OkStatus();
     };
     HOLDFAST_TRY(append(file.layout.header));
@@ -186,7 +185,7 @@ class Merge {
     HOLDFAST_TRY(out->Sync());
     out->DropCache();
     HOLDFAST_TRY(out->Close());
-    Report(unflushed, 0);
+    Report(done - reported, 0);
     return hasher.Finish();
   }
 
