@@ -7,7 +7,7 @@
 #include <cmath>
 #include <cstring>
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(HOLDFAST_KERNELS_ONE_VARIANT)
 #define HOLDFAST_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define HOLDFAST_CLONES
