@@ -30,10 +30,12 @@ std::string Render(const Format& f) {
 Result<Format> Parse(const std::string& text, const std::string& path) {
   Format f;
   const size_t crc_line = text.rfind("crc32c ");
-  unsigned crc = 0;
   if (text.rfind(kFirstLine, 0) != 0) return Corrupt(path + ": does not begin with \"" + kFirstLine + "\"; is this a run directory?");
-  if (crc_line == std::string::npos || std::sscanf(text.c_str() + crc_line, "crc32c %8x", &crc) != 1 ||
-      crc != Crc32c(AsBytes(std::string_view(text).substr(0, crc_line)))) {
+  char expected[32] = "";
+  if (crc_line != std::string::npos) {
+    std::snprintf(expected, sizeof expected, "crc32c %08x\n", Crc32c(AsBytes(std::string_view(text).substr(0, crc_line))));
+  }
+  if (crc_line == std::string::npos || text.substr(crc_line) != expected) {
     return Corrupt(path + ": its checksum line does not fit; restore the file from a backup (it never changes after the first start)");
   }
   std::istringstream in(text.substr(0, crc_line));
