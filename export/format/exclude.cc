@@ -13,9 +13,13 @@ namespace {
 struct Fusion {
   std::string_view member, layer;
 };
-constexpr Fusion kFusions[] = {{"q_proj", "qkv_proj"},         {"k_proj", "qkv_proj"},   {"v_proj", "qkv_proj"},
-                               {"gate_proj", "gate_up_proj"},  {"up_proj", "gate_up_proj"},
-                               {"q_a_proj", "fused_qkv_a_proj"}, {"kv_a_proj_with_mqa", "fused_qkv_a_proj"}};
+constexpr Fusion kFusions[] = {{"q_proj", "qkv_proj"},
+                               {"k_proj", "qkv_proj"},
+                               {"v_proj", "qkv_proj"},
+                               {"gate_proj", "gate_up_proj"},
+                               {"up_proj", "gate_up_proj"},
+                               {"q_a_proj", "fused_qkv_a_proj"},
+                               {"kv_a_proj_with_mqa", "fused_qkv_a_proj"}};
 constexpr std::string_view kAlwaysSkipped[] = {"vision_tower", "vision_model", "visual"};
 
 // fnmatch with '*' and '?'.
@@ -41,7 +45,8 @@ bool Glob(std::string_view pattern, std::string_view name) {
 
 // The layer that holds `module`: its experts' container, the fused projection, or itself.
 std::string LayerOf(const std::string& module) {
-  if (const size_t experts = module.find(".experts."); experts != std::string::npos) return module.substr(0, experts + 8);
+  if (const size_t experts = module.find(".experts."); experts != std::string::npos)
+    return module.substr(0, experts + 8);
   const size_t dot = module.rfind('.') + 1;  // 0 when there is none
   const std::string_view last = std::string_view(module).substr(dot);
   for (const Fusion& f : kFusions) {
@@ -59,11 +64,13 @@ bool IsExcluded(const std::vector<std::string>& exclude, const std::string& modu
   }
   constexpr std::string_view kInner = "language_model.";
   const size_t inner = layer.find(kInner);
-  const std::string stripped = inner == std::string::npos ? layer : std::string(layer).erase(inner, kInner.size());
+  const std::string stripped =
+      inner == std::string::npos ? layer : std::string(layer).erase(inner, kInner.size());
   for (const std::string& pattern : exclude) {
     if (pattern == module) return true;
     if (pattern.empty()) continue;
-    if (layer.find(pattern) != std::string::npos || stripped.find(pattern) != std::string::npos) return true;
+    if (layer.find(pattern) != std::string::npos || stripped.find(pattern) != std::string::npos)
+      return true;
     if (Glob(pattern, layer)) return true;
   }
   return false;

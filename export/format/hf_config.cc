@@ -14,10 +14,13 @@ constexpr char kProducerVersion[] = "0.47.0";
 constexpr char kQuantKey[] = "quantization_config";
 
 OrderedJson Producer() { return {{"name", kProducerName}, {"version", kProducerVersion}}; }
-const char* QuantAlgo(const QuantDescription& q) { return q.input_activations ? "NVFP4" : "W4A16_NVFP4"; }
+const char* QuantAlgo(const QuantDescription& q) {
+  return q.input_activations ? "NVFP4" : "W4A16_NVFP4";
+}
 
 OrderedJson QuantizationConfig(const QuantDescription& q) {
-  const OrderedJson four_bits = {{"dynamic", false}, {"num_bits", 4}, {"type", "float"}, {"group_size", 16}};
+  const OrderedJson four_bits = {
+      {"dynamic", false}, {"num_bits", 4}, {"type", "float"}, {"group_size", 16}};
   OrderedJson group = OrderedJson::object();
   if (q.input_activations) group["input_activations"] = four_bits;
   group["weights"] = four_bits;
@@ -53,7 +56,9 @@ class Reindenter {
 
  private:
   void Skip() {
-    while (at_ < text_.size() && std::string_view(" \t\r\n").find(text_[at_]) != std::string_view::npos) ++at_;
+    while (at_ < text_.size() &&
+           std::string_view(" \t\r\n").find(text_[at_]) != std::string_view::npos)
+      ++at_;
   }
   std::string Scalar() {
     const size_t begin = at_;
@@ -61,7 +66,9 @@ class Reindenter {
       for (++at_; text_[at_] != '"'; ++at_) at_ += text_[at_] == '\\';
       ++at_;
     } else {
-      while (at_ < text_.size() && std::string_view(",]} \t\r\n").find(text_[at_]) == std::string_view::npos) ++at_;
+      while (at_ < text_.size() &&
+             std::string_view(",]} \t\r\n").find(text_[at_]) == std::string_view::npos)
+        ++at_;
     }
     return std::string(text_.substr(begin, at_ - begin));
   }
@@ -89,22 +96,28 @@ class Reindenter {
     out += close;
     return out;
   }
-  void NewLine(int depth, std::string* out) const { out->append("\n").append(static_cast<size_t>(indent_ * depth), ' '); }
+  void NewLine(int depth, std::string* out) const {
+    out->append("\n").append(static_cast<size_t>(indent_ * depth), ' ');
+  }
 
   std::string_view text_;
   int indent_;
   size_t at_ = 0;
 };
 
-std::string AsciiJson(const std::string& text) { return Json(text).dump(-1, ' ', /*ensure_ascii=*/true); }
+std::string AsciiJson(const std::string& text) {
+  return Json(text).dump(-1, ' ', /*ensure_ascii=*/true);
+}
 
-Result<std::vector<std::string>> StringList(const Json& obj, const char* key, const std::string& what) {
+Result<std::vector<std::string>> StringList(const Json& obj, const char* key,
+                                            const std::string& what) {
   std::vector<std::string> out;
   const auto it = obj.find(key);
   if (it == obj.end() || it->is_null()) return out;
   if (!it->is_array()) return InvalidArgument(what + ": field \"" + key + "\" is not a list");
   for (const Json& e : *it) {
-    if (!e.is_string()) return InvalidArgument(what + ": field \"" + key + "\" holds something that is not a string");
+    if (!e.is_string())
+      return InvalidArgument(what + ": field \"" + key + "\" holds something that is not a string");
     out.push_back(e.get<std::string>());
   }
   return out;
@@ -132,7 +145,9 @@ uint64_t GroupSize(const Json& quant) {
 
 }  // namespace
 
-QuantDescription DescribeQuant(const Plan& plan) { return {.input_activations = plan.input_scales, .exclude = plan.ignore}; }
+QuantDescription DescribeQuant(const Plan& plan) {
+  return {.input_activations = plan.input_scales, .exclude = plan.ignore};
+}
 
 Result<std::string> MakeConfigJson(const std::string& source_text, const QuantDescription& q) {
   HOLDFAST_ASSIGN(const Json parsed, ParseJson(source_text, "config.json"));
@@ -160,8 +175,9 @@ std::string MakeIndexJson(uint64_t total_parameters, uint64_t total_size,
                           const std::vector<std::pair<std::string, std::string>>& weight_map) {
   auto sorted = weight_map;
   std::sort(sorted.begin(), sorted.end());
-  std::string out = "{\n  \"metadata\": {\n    \"total_parameters\": " + std::to_string(total_parameters) +
-                    ",\n    \"total_size\": " + std::to_string(total_size) + "\n  },\n  \"weight_map\": {";
+  std::string out =
+      "{\n  \"metadata\": {\n    \"total_parameters\": " + std::to_string(total_parameters) +
+      ",\n    \"total_size\": " + std::to_string(total_size) + "\n  },\n  \"weight_map\": {";
   const char* comma = "\n    ";
   for (const auto& [name, file] : sorted) {
     out += comma + AsciiJson(name) + ": " + AsciiJson(file);
@@ -171,14 +187,17 @@ std::string MakeIndexJson(uint64_t total_parameters, uint64_t total_size,
 }
 
 Result<ParsedQuantConfig> ParseConfigQuant(const Json& config, const std::string& what) {
-  if (!config.is_object() || !config.contains(kQuantKey)) return NotFound(what + ": field \"" + kQuantKey + "\" is missing");
+  if (!config.is_object() || !config.contains(kQuantKey))
+    return NotFound(what + ": field \"" + kQuantKey + "\" is missing");
   HOLDFAST_ASSIGN(const Json* quant, GetObject(config, kQuantKey, what));
   const std::string where = what + ": " + kQuantKey;
   ParsedQuantConfig out;
   HOLDFAST_ASSIGN(out.quant_method, OptionalString(*quant, "quant_method", where));
   HOLDFAST_ASSIGN(out.quant_algo, OptionalString(*quant, "quant_algo", where));
   out.group_size = GroupSize(*quant);
-  HOLDFAST_ASSIGN(out.exclude, StringList(*quant, quant->contains("ignore") ? "ignore" : "exclude_modules", where));
+  HOLDFAST_ASSIGN(
+      out.exclude,
+      StringList(*quant, quant->contains("ignore") ? "ignore" : "exclude_modules", where));
   return out;
 }
 
@@ -186,7 +205,8 @@ Result<ParsedQuantConfig> ParseHfQuantConfig(const Json& hf_quant, const std::st
   HOLDFAST_ASSIGN(const Json* quant, GetObject(hf_quant, "quantization", what));
   ParsedQuantConfig out;
   if (hf_quant.contains("producer") && hf_quant["producer"].is_object()) {
-    HOLDFAST_ASSIGN(out.quant_method, OptionalString(hf_quant["producer"], "name", what + ": producer"));
+    HOLDFAST_ASSIGN(out.quant_method,
+                    OptionalString(hf_quant["producer"], "name", what + ": producer"));
   }
   HOLDFAST_ASSIGN(out.quant_algo, OptionalString(*quant, "quant_algo", what + ": quantization"));
   out.group_size = GroupSize(*quant);

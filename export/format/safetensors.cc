@@ -9,24 +9,33 @@ namespace {
 constexpr uint64_t kLengthBytes = 8;
 constexpr size_t kRankMax = 16;  // dimensions of a tensor; torch stops at 64, models at 5
 
-Error Bad(const std::string& path, const std::string& what) { return InvalidArgument(path + ": " + what); }
+Error Bad(const std::string& path, const std::string& what) {
+  return InvalidArgument(path + ": " + what);
+}
 
 // a * b, or an error: hostile shapes multiply past 2^64.
-bool MultiplyOverflows(uint64_t a, uint64_t b, uint64_t* out) { return __builtin_mul_overflow(a, b, out); }
+bool MultiplyOverflows(uint64_t a, uint64_t b, uint64_t* out) {
+  return __builtin_mul_overflow(a, b, out);
+}
 
 Result<uint64_t> HeaderLength(ByteSpan first8, uint64_t file_size, const std::string& path) {
   Cursor cursor(first8);
   uint64_t n = 0;
   if (file_size < kLengthBytes || !cursor.Le(&n)) {
-    return Bad(path, "only " + std::to_string(file_size) + " bytes long; a safetensors file begins with the 8-byte length of its header");
+    return Bad(path,
+               "only " + std::to_string(file_size) +
+                   " bytes long; a safetensors file begins with the 8-byte length of its header");
   }
   if (n > kSafetensorsHeaderMax) {
-    return Bad(path, "claims a header of " + std::to_string(n) + " bytes, more than the format's limit of " +
-                         std::to_string(kSafetensorsHeaderMax) + "; not a safetensors file, or damaged");
+    return Bad(path, "claims a header of " + std::to_string(n) +
+                         " bytes, more than the format's limit of " +
+                         std::to_string(kSafetensorsHeaderMax) +
+                         "; not a safetensors file, or damaged");
   }
   if (n > file_size - kLengthBytes) {
-    return Bad(path, "truncated: the header needs " + std::to_string(n + kLengthBytes) + " bytes, the file has " +
-                         std::to_string(file_size) + ". Download it again");
+    return Bad(path, "truncated: the header needs " + std::to_string(n + kLengthBytes) +
+                         " bytes, the file has " + std::to_string(file_size) +
+                         ". Download it again");
   }
   return n;
 }
@@ -34,17 +43,22 @@ Result<uint64_t> HeaderLength(ByteSpan first8, uint64_t file_size, const std::st
 Status CheckMetadata(const Json& metadata, const std::string& path) {
   if (!metadata.is_object()) return Bad(path, "field \"__metadata__\" is not an object");
   for (const auto& [key, value] : metadata.items()) {
-    if (!value.is_string()) return Bad(path, "field \"__metadata__\".\"" + key + "\" is not a string");
+    if (!value.is_string())
+      return Bad(path, "field \"__metadata__\".\"" + key + "\" is not a string");
   }
   return OkStatus();
 }
 
 Result<std::vector<uint64_t>> ParseShape(const Json& entry, const std::string& what) {
   HOLDFAST_ASSIGN(const Json* shape, GetArray(entry, "shape", what));
-  if (shape->size() > kRankMax) return InvalidArgument(what + ": field \"shape\" has " + std::to_string(shape->size()) + " dimensions");
+  if (shape->size() > kRankMax)
+    return InvalidArgument(what + ": field \"shape\" has " + std::to_string(shape->size()) +
+                           " dimensions");
   std::vector<uint64_t> dims;
   for (const Json& d : *shape) {
-    if (!d.is_number_unsigned()) return InvalidArgument(what + ": field \"shape\" holds something that is not a non-negative integer");
+    if (!d.is_number_unsigned())
+      return InvalidArgument(
+          what + ": field \"shape\" holds something that is not a non-negative integer");
     dims.push_back(d.get<uint64_t>());
   }
   return dims;
@@ -61,17 +75,21 @@ Result<TensorInfo> ParseEntry(const std::string& name, const Json& entry, const 
   t.dtype = *type;
   HOLDFAST_ASSIGN(t.shape, ParseShape(entry, what));
   HOLDFAST_ASSIGN(const Json* offsets, GetArray(entry, "data_offsets", what));
-  if (offsets->size() != 2 || !(*offsets)[0].is_number_unsigned() || !(*offsets)[1].is_number_unsigned()) {
-    return InvalidArgument(what + ": field \"data_offsets\" is not a pair of non-negative integers");
+  if (offsets->size() != 2 || !(*offsets)[0].is_number_unsigned() ||
+      !(*offsets)[1].is_number_unsigned()) {
+    return InvalidArgument(what +
+                           ": field \"data_offsets\" is not a pair of non-negative integers");
   }
   const uint64_t begin = (*offsets)[0].get<uint64_t>(), end = (*offsets)[1].get<uint64_t>();
   uint64_t bytes = DTypeBytes(t.dtype);
   for (const uint64_t d : t.shape) {
-    if (MultiplyOverflows(bytes, d, &bytes)) return InvalidArgument(what + ": field \"shape\" multiplies to more than 2^64 bytes");
+    if (MultiplyOverflows(bytes, d, &bytes))
+      return InvalidArgument(what + ": field \"shape\" multiplies to more than 2^64 bytes");
   }
   if (end < begin || end - begin != bytes) {
-    return InvalidArgument(what + ": field \"data_offsets\" is [" + std::to_string(begin) + ", " + std::to_string(end) +
-                           "], but dtype and shape need " + std::to_string(bytes) + " bytes");
+    return InvalidArgument(what + ": field \"data_offsets\" is [" + std::to_string(begin) + ", " +
+                           std::to_string(end) + "], but dtype and shape need " +
+                           std::to_string(bytes) + " bytes");
   }
   t.offset = begin;
   t.bytes = bytes;
@@ -79,46 +97,60 @@ Result<TensorInfo> ParseEntry(const std::string& name, const Json& entry, const 
 }
 
 // The ranges must tile [0, size): sorts by offset and turns offsets into absolute ones.
-Status CheckTiling(std::vector<TensorInfo>* tensors, uint64_t data_begin, uint64_t size, const std::string& path) {
+Status CheckTiling(std::vector<TensorInfo>* tensors, uint64_t data_begin, uint64_t size,
+                   const std::string& path) {
   std::sort(tensors->begin(), tensors->end(), [](const TensorInfo& a, const TensorInfo& b) {
     return std::tie(a.offset, a.bytes, a.name) < std::tie(b.offset, b.bytes, b.name);
   });
   uint64_t at = 0;
   for (TensorInfo& t : *tensors) {
     if (t.bytes > size || t.offset > size - t.bytes) {
-      return Bad(path, "truncated: tensor \"" + t.name + "\" ends at byte " + std::to_string(t.offset + t.bytes) +
-                           " of the data, which has only " + std::to_string(size) + ". Download it again");
+      return Bad(path, "truncated: tensor \"" + t.name + "\" ends at byte " +
+                           std::to_string(t.offset + t.bytes) + " of the data, which has only " +
+                           std::to_string(size) + ". Download it again");
     }
     if (t.offset != at) {
-      return Bad(path, "tensor \"" + t.name + "\" " + (t.offset < at ? "overlaps the one before it" : "leaves a gap before it") +
-                           ": begins at byte " + std::to_string(t.offset) + " of the data instead of " + std::to_string(at));
+      return Bad(path,
+                 "tensor \"" + t.name + "\" " +
+                     (t.offset < at ? "overlaps the one before it" : "leaves a gap before it") +
+                     ": begins at byte " + std::to_string(t.offset) + " of the data instead of " +
+                     std::to_string(at));
     }
     at += t.bytes;
     t.offset += data_begin;
   }
   if (at != size) {
-    return Bad(path, std::to_string(size - at) + " bytes after the last tensor belong to nothing; the file is damaged or hides something");
+    return Bad(path, std::to_string(size - at) +
+                         " bytes after the last tensor belong to nothing; the file is damaged or "
+                         "hides something");
   }
   return OkStatus();
 }
 
 // Writing order of the safetensors library: its dtype enumeration from the end.
 int WritingRank(DType t) {
-  constexpr DType kOrder[] = {DType::kU64, DType::kI64, DType::kF64,    DType::kF32,    DType::kU32, DType::kI32, DType::kBF16, DType::kF16,
-                              DType::kU16, DType::kI16, DType::kF8E4M3, DType::kF8E5M2, DType::kI8,  DType::kU8,  DType::kBool};
+  constexpr DType kOrder[] = {DType::kU64, DType::kI64, DType::kF64,    DType::kF32,
+                              DType::kU32, DType::kI32, DType::kBF16,   DType::kF16,
+                              DType::kU16, DType::kI16, DType::kF8E4M3, DType::kF8E5M2,
+                              DType::kI8,  DType::kU8,  DType::kBool};
   return static_cast<int>(std::find(std::begin(kOrder), std::end(kOrder), t) - std::begin(kOrder));
 }
 
 }  // namespace
 
-Result<std::vector<TensorInfo>> ParseSafetensorsHeader(ByteSpan header_and_length, uint64_t file_size, const std::string& path) {
+Result<std::vector<TensorInfo>> ParseSafetensorsHeader(ByteSpan header_and_length,
+                                                       uint64_t file_size,
+                                                       const std::string& path) {
   HOLDFAST_ASSIGN(const uint64_t n, HeaderLength(header_and_length, file_size, path));
   if (header_and_length.size() < kLengthBytes + n) {
-    return Bad(path, "truncated: " + std::to_string(header_and_length.size()) + " bytes of a header of " + std::to_string(n + kLengthBytes));
+    return Bad(path, "truncated: " + std::to_string(header_and_length.size()) +
+                         " bytes of a header of " + std::to_string(n + kLengthBytes));
   }
   const ByteSpan text = header_and_length.subspan(kLengthBytes, n);
-  if (n == 0 || text[0] != '{') return Bad(path, "the header does not begin with \"{\"; not a safetensors file, or damaged");
-  HOLDFAST_ASSIGN(const Json header, ParseJson(AsText(text), path + ": header", kSafetensorsHeaderMax));
+  if (n == 0 || text[0] != '{')
+    return Bad(path, "the header does not begin with \"{\"; not a safetensors file, or damaged");
+  HOLDFAST_ASSIGN(const Json header,
+                  ParseJson(AsText(text), path + ": header", kSafetensorsHeaderMax));
   std::vector<TensorInfo> tensors;
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") {
@@ -132,7 +164,8 @@ Result<std::vector<TensorInfo>> ParseSafetensorsHeader(ByteSpan header_and_lengt
   return tensors;
 }
 
-Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSystem& fs, const std::string& path) {
+Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(FileSystem& fs,
+                                                               const std::string& path) {
   auto out = std::make_unique<SafetensorsFile>();
   out->path_ = path;
   HOLDFAST_ASSIGN(out->file_, fs.Open(path));
@@ -160,7 +193,8 @@ Status SafetensorsFile::Read(const TensorInfo& t, std::span<uint8_t> out) const 
 
 SafetensorsLayout LayOutSafetensors(std::vector<TensorInfo> tensors) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
-    return std::make_pair(WritingRank(a.dtype), std::cref(a.name)) < std::make_pair(WritingRank(b.dtype), std::cref(b.name));
+    return std::make_pair(WritingRank(a.dtype), std::cref(a.name)) <
+           std::make_pair(WritingRank(b.dtype), std::cref(b.name));
   });
   std::string text = R"({"__metadata__":{"format":"pt"})";
   uint64_t at = 0;
@@ -168,8 +202,15 @@ SafetensorsLayout LayOutSafetensors(std::vector<TensorInfo> tensors) {
     t.bytes = DTypeBytes(t.dtype);
     for (const uint64_t d : t.shape) HOLDFAST_CHECK(!MultiplyOverflows(t.bytes, d, &t.bytes));
     const Json entry_offsets = {at, at + t.bytes};
-    text.append(",").append(Json(t.name).dump()).append(R"(:{"dtype":")").append(DTypeName(t.dtype)).append(R"(","shape":)");
-    text.append(Json(t.shape).dump()).append(R"(,"data_offsets":)").append(entry_offsets.dump()).append("}");
+    text.append(",")
+        .append(Json(t.name).dump())
+        .append(R"(:{"dtype":")")
+        .append(DTypeName(t.dtype))
+        .append(R"(","shape":)");
+    text.append(Json(t.shape).dump())
+        .append(R"(,"data_offsets":)")
+        .append(entry_offsets.dump())
+        .append("}");
     t.offset = at;
     at += t.bytes;
   }

@@ -16,7 +16,8 @@ constexpr uint32_t kWaiting = 2;     // threads beyond the cores, waiting for re
 // Slot i % size of the ring belongs to job i from the moment that job i - size was consumed until job i is.
 class Ring {
  public:
-  Ring(const std::vector<ChunkJob>& jobs, const ChunkReader& read, size_t size) : jobs_(jobs), read_(read), slots_(size) {
+  Ring(const std::vector<ChunkJob>& jobs, const ChunkReader& read, size_t size)
+      : jobs_(jobs), read_(read), slots_(size) {
     for (Slot& s : slots_) s.bytes = std::make_unique_for_overwrite<uint8_t[]>(kChunkRawMax);
   }
 
@@ -24,7 +25,8 @@ class Ring {
     for (;;) {
       std::unique_lock<std::mutex> lock(mutex_);
       const size_t i = next_++;
-      free_.wait(lock, [&] { return closed_ || i >= jobs_.size() || i < consumed_ + slots_.size(); });
+      free_.wait(lock,
+                 [&] { return closed_ || i >= jobs_.size() || i < consumed_ + slots_.size(); });
       if (closed_ || i >= jobs_.size()) return;
       lock.unlock();
       const ChunkJob& job = jobs_[i];
@@ -75,13 +77,15 @@ class Ring {
 
 }  // namespace
 
-Status StreamChunks(const std::vector<ChunkJob>& jobs, const ChunkReader& read, uint32_t threads, const std::atomic<bool>* stop,
-                    const std::function<Status(ByteSpan)>& sink) {
+Status StreamChunks(const std::vector<ChunkJob>& jobs, const ChunkReader& read, uint32_t threads,
+                    const std::atomic<bool>* stop, const std::function<Status(ByteSpan)>& sink) {
   const size_t wanted = std::min(threads, kDecodeThreadsMax) + kWaiting;
   const size_t workers = std::min({wanted, size_t{kDecodeThreadsMax}, jobs.size()});
   if (workers == 0) return OkStatus();
   for (const ChunkJob& j : jobs) {
-    if (j.raw_len > kChunkRawMax) return Corrupt("a chunk claims " + std::to_string(j.raw_len) + " bytes, more than chunks have");
+    if (j.raw_len > kChunkRawMax)
+      return Corrupt("a chunk claims " + std::to_string(j.raw_len) +
+                     " bytes, more than chunks have");
   }
   Ring ring(jobs, read, workers + kSpareBuffers);
   std::vector<std::jthread> pool;

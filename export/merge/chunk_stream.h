@@ -21,12 +21,13 @@ struct ChunkJob {
 // Decodes one chunk into `out` (raw_len bytes), from any thread.
 using ChunkReader = std::function<Status(const ChunkJob& job, std::span<uint8_t> out)>;
 
-inline constexpr uint32_t kDecodeThreadsMax = 5;  // each holds up to three chunks: keeps merge under 100 MB on any machine
+inline constexpr uint32_t kDecodeThreadsMax =
+    5;  // each holds up to three chunks: keeps merge under 100 MB on any machine
 
 // `threads`: cores to use; a few more threads run, because they also wait for the disk.
 // Reads every chunk and calls `sink` with its bytes, in the order of `jobs`, on the calling thread. The first error, of `read` or of
 // `sink`, ends it. kStopped soon after `*stop` turns true.
-Status StreamChunks(const std::vector<ChunkJob>& jobs, const ChunkReader& read, uint32_t threads, const std::atomic<bool>* stop,
-                    const std::function<Status(ByteSpan)>& sink);
+Status StreamChunks(const std::vector<ChunkJob>& jobs, const ChunkReader& read, uint32_t threads,
+                    const std::atomic<bool>* stop, const std::function<Status(ByteSpan)>& sink);
 
 }  // namespace holdfast

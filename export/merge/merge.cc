@@ -20,14 +20,22 @@
 namespace holdfast {
 namespace {
 
-constexpr uint64_t kFlushBytes = 8u << 20;    // write-back starts and clean pages go at this step: the disk is never idle
+constexpr uint64_t kFlushBytes =
+    8u << 20;  // write-back starts and clean pages go at this step: the disk is never idle
 constexpr uint64_t kReportBytes = 64u << 20;  // of progress
 
 class Merge {
  public:
   Merge(FileSystem& fs, RunState& state, StreamWriter& stream, const MergeOptions& options)
-      : fs_(fs), state_(state), stream_(stream), options_(options), job_(state.job()), plan_(state.plan()),
-        output_(PlanOutput(plan_, job_.shard_bytes)), staging_(fs, job_, stream.epoch()), units_(fs, state.layout()) {}
+      : fs_(fs),
+        state_(state),
+        stream_(stream),
+        options_(options),
+        job_(state.job()),
+        plan_(state.plan()),
+        output_(PlanOutput(plan_, job_.shard_bytes)),
+        staging_(fs, job_, stream.epoch()),
+        units_(fs, state.layout()) {}
 
   Result<Digest> Run() {
     HOLDFAST_ASSIGN(const bool there, fs_.Exists(job_.out));
@@ -40,13 +48,15 @@ class Merge {
     for (uint32_t i = 0; i < output_.files.size(); ++i) HOLDFAST_TRY(ProduceFile(i));
     HOLDFAST_TRY(WriteMetadata());
     HOLDFAST_TRY(PublishDirectory());
-    HOLDFAST_TRY(Commit(kWholeOutput, MergeRecord::State::kPublished, job_.out, manifest_size_, manifest_));
+    HOLDFAST_TRY(
+        Commit(kWholeOutput, MergeRecord::State::kPublished, job_.out, manifest_size_, manifest_));
     HOLDFAST_TRY(staging_.RemoveAll());
     return manifest_;
   }
 
  private:
-  Status Commit(uint32_t file, MergeRecord::State state, const std::string& name, uint64_t size, const Digest& sha256) {
+  Status Commit(uint32_t file, MergeRecord::State state, const std::string& name, uint64_t size,
+                const Digest& sha256) {
     MergeRecord m;
     m.file = file;
     m.state = state;
@@ -54,16 +64,24 @@ class Merge {
     m.staging = staging_.path();
     m.size = size;
     m.sha256 = sha256;
-    const RecordKey key{.cls = RecordClass::kMerge, .stage = 0, .a = file, .b = 0, .part = static_cast<uint32_t>(state)};
+    const RecordKey key{.cls = RecordClass::kMerge,
+                        .stage = 0,
+                        .a = file,
+                        .b = 0,
+                        .part = static_cast<uint32_t>(state)};
     return stream_.Append({MakeControl(key, m.ToJson())});
   }
 
   // The output directory exists: ours and complete, or somebody else's.
   Result<Digest> AcceptPublished() {
     const std::string manifest_path = JoinPath(job_.out, kManifestFile);
-    const Error foreign{ErrorCode::kAlreadyExists, job_.out + ": exists and is not the output of this job. Move it away, then run `jobctl resume`"};
+    const Error foreign{
+        ErrorCode::kAlreadyExists,
+        job_.out +
+            ": exists and is not the output of this job. Move it away, then run `jobctl resume`"};
     const auto text = fs_.ReadFile(manifest_path);
-    if (text.code() == ErrorCode::kNotFound || text.code() == ErrorCode::kResourceExhausted) return foreign;
+    if (text.code() == ErrorCode::kNotFound || text.code() == ErrorCode::kResourceExhausted)
+      return foreign;
     if (!text.ok()) return text.error();
     const Digest digest = Sha256(*text);
     const bool in_log = state_.published().has_value();
@@ -76,7 +94,9 @@ class Merge {
     if (!listed.ok()) return foreign;
     HOLDFAST_TRY(CheckPublishedFiles(*listed));
     HOLDFAST_TRY(fs_.SyncDir(DirName(job_.out)));
-    if (!in_log) HOLDFAST_TRY(Commit(kWholeOutput, MergeRecord::State::kPublished, job_.out, text->size(), digest));
+    if (!in_log)
+      HOLDFAST_TRY(
+          Commit(kWholeOutput, MergeRecord::State::kPublished, job_.out, text->size(), digest));
     HOLDFAST_TRY(staging_.RemoveAll());
     return digest;
   }
@@ -103,9 +123,11 @@ class Merge {
       const auto info = fs_.Stat(path);
       const auto row = listed.find(file.name);
       const auto written = state_.merge_written().find(i);
-      const bool agrees = written == state_.merge_written().end() || (row != listed.end() && written->second.sha256 == row->second);
+      const bool agrees = written == state_.merge_written().end() ||
+                          (row != listed.end() && written->second.sha256 == row->second);
       if (!info.ok() || info->size != file.layout.file_size || row == listed.end() || !agrees) {
-        return Corrupt(path + ": the published output is not what the log says. Run `jobctl fsck " + state_.layout().root() + "`");
+        return Corrupt(path + ": the published output is not what the log says. Run `jobctl fsck " +
+                       state_.layout().root() + "`");
       }
     }
     return OkStatus();
@@ -114,7 +136,8 @@ class Merge {
   Status OpenUnits() {
     for (const UnitPlan& u : plan_.units) {
       const LayerRecord* record = state_.Layer(u.id);
-      if (record == nullptr) return InvalidArgument("merge: " + u.label + " has not been evicted yet");
+      if (record == nullptr)
+        return InvalidArgument("merge: " + u.label + " has not been evicted yet");
       units_.Add(*record);
     }
     return OkStatus();
@@ -127,14 +150,16 @@ class Merge {
       const TensorInfo& want = file.layout.tensors[i];
       const uint32_t unit = file.units[i];
       const StoredTensor* t = units_.Find(unit, want.name);
-      if (t == nullptr) return Corrupt("unit " + std::to_string(unit) + " was evicted without tensor " + want.name);
+      if (t == nullptr)
+        return Corrupt("unit " + std::to_string(unit) + " was evicted without tensor " + want.name);
       uint64_t bytes = 0;
       for (const StoredTensor::Piece& p : t->pieces) {
         jobs.push_back({unit, p.pack, p.chunk, units_.RawLen(unit, p)});
         bytes += jobs.back().raw_len;
       }
       if (t->dtype != want.dtype || t->shape != want.shape || bytes != want.bytes) {
-        return Corrupt("tensor " + want.name + " was evicted with another dtype, shape or length than the plan has");
+        return Corrupt("tensor " + want.name +
+                       " was evicted with another dtype, shape or length than the plan has");
       }
     }
     return jobs;
@@ -142,17 +167,22 @@ class Merge {
 
   Status ProduceFile(uint32_t index) {
     const OutputFile& file = output_.files[index];
-    const auto written = state_.merge_written().find(index);
-    if (written != state_.merge_written().end() && written->second.name == file.name && written->second.size == file.layout.file_size) {
-      HOLDFAST_ASSIGN(const bool adopted, staging_.Adopt(written->second));
+    const auto it = state_.merge_written().find(index);
+    const bool known = it != state_.merge_written().end() && it->second.name == file.name &&
+                       it->second.size == file.layout.file_size;
+    const MergeRecord* written = known ? &it->second : nullptr;
+    if (written != nullptr) {
+      HOLDFAST_ASSIGN(const bool adopted, staging_.Adopt(*written));
       if (adopted) {
-        digests_[file.name] = written->second.sha256;
+        digests_[file.name] = written->sha256;
         Report(file.layout.file_size, 1);
         return OkStatus();
       }
     }
+    staging_.DropUnfinished(file.name, written);
     HOLDFAST_ASSIGN(const Digest digest, WriteFile(file));
-    HOLDFAST_TRY(Commit(index, MergeRecord::State::kWritten, file.name, file.layout.file_size, digest));
+    HOLDFAST_TRY(
+        Commit(index, MergeRecord::State::kWritten, file.name, file.layout.file_size, digest));
     HOLDFAST_TRY(FailPoint("merge.written", file.name));
     digests_[file.name] = digest;
     Report(0, 1);
@@ -170,7 +200,8 @@ class Merge {
       hasher.Wait();
       HOLDFAST_TRY(appended);
       const uint64_t half = file.layout.file_size / 2;
-      if (done < half && done + bytes.size() >= half) HOLDFAST_TRY(FailPoint("merge.file", file.name));
+      if (done < half && done + bytes.size() >= half)
+        HOLDFAST_TRY(FailPoint("merge.file", file.name));
       done += bytes.size();
       if (done - flushed >= kFlushBytes) {
         out->DropCache();  // starts write-back of what is dirty and lets go of what is clean: the file never fills the page cache
@@ -180,7 +211,9 @@ class Merge {
       return OkStatus();
     };
     HOLDFAST_TRY(append(file.layout.header));
-    const ChunkReader read = [&](const ChunkJob& job, std::span<uint8_t> bytes) { return units_.Read(job.unit, job.pack, job.chunk, bytes); };
+    const ChunkReader read = [&](const ChunkJob& job, std::span<uint8_t> bytes) {
+      return units_.Read(job.unit, job.pack, job.chunk, bytes);
+    };
     HOLDFAST_TRY(StreamChunks(jobs, read, options_.threads, options_.stop, append));
     HOLDFAST_TRY(out->Sync());
     out->DropCache();
@@ -192,7 +225,8 @@ class Merge {
   Status WriteMetadata() {
     HOLDFAST_ASSIGN(const auto files, MakeMetadata(fs_, job_, plan_, output_));
     for (const auto& [name, bytes] : files) {
-      if (options_.stop != nullptr && options_.stop->load()) return Stopped("merge was asked to stop");
+      if (options_.stop != nullptr && options_.stop->load())
+        return Stopped("merge was asked to stop");
       HOLDFAST_TRY(FailPoint("merge.metadata", name));
       HOLDFAST_TRY(staging_.WriteSmall(name, bytes));
       digests_[name] = Sha256(bytes);
@@ -213,7 +247,9 @@ class Merge {
       const auto there = fs_.ReadFile(JoinPath(job_.out, kManifestFile));
       if (!there.ok() || Sha256(*there) != manifest_) {
         if (renamed.code() != ErrorCode::kAlreadyExists) return renamed;
-        return Error{ErrorCode::kAlreadyExists, job_.out + ": exists and is not the output of this job. Move it away, then run `jobctl resume`"};
+        return Error{ErrorCode::kAlreadyExists, job_.out +
+                                                    ": exists and is not the output of this job. "
+                                                    "Move it away, then run `jobctl resume`"};
       }
     }
     HOLDFAST_TRY(fs_.SyncDir(DirName(job_.out)));
@@ -234,7 +270,7 @@ class Merge {
   RunState& state_;
   StreamWriter& stream_;
   const MergeOptions& options_;
-  const JobSpec job_;   // copies: what is committed is applied to the state while we run
+  const JobSpec job_;  // copies: what is committed is applied to the state while we run
   const Plan plan_;
   const OutputPlan output_;
   Staging staging_;
@@ -248,15 +284,18 @@ class Merge {
 }  // namespace
 
 uint64_t OutputBytes(const OutputPlan& plan) {
-  constexpr uint64_t kSidecars = 64u << 20;   // tokenizers are the largest, some 35 MB
+  constexpr uint64_t kSidecars = 64u << 20;  // tokenizers are the largest, some 35 MB
   constexpr uint64_t kIndexRow = 256;
   uint64_t bytes = kSidecars;
-  for (const OutputFile& f : plan.files) bytes += f.layout.file_size + f.layout.tensors.size() * kIndexRow;
+  for (const OutputFile& f : plan.files)
+    bytes += f.layout.file_size + f.layout.tensors.size() * kIndexRow;
   return bytes;
 }
 
-Result<Digest> RunMerge(FileSystem& fs, RunState& state, StreamWriter& merge, const MergeOptions& options) {
-  if (!state.has_plan()) return InvalidArgument("merge: " + state.layout().root() + " has no plan yet");
+Result<Digest> RunMerge(FileSystem& fs, RunState& state, StreamWriter& merge,
+                        const MergeOptions& options) {
+  if (!state.has_plan())
+    return InvalidArgument("merge: " + state.layout().root() + " has no plan yet");
   return Merge(fs, state, merge, options).Run();
 }
 

@@ -20,13 +20,16 @@ constexpr char kSingleFile[] = "model.safetensors";
 
 // Files of the source that never go into the output as they are: we write our own, or they describe other weights.
 bool IsRewritten(const std::string& name) {
-  static const std::set<std::string> names = {kConfig, kHfQuantConfig, kIndex, kProvenanceFile, kManifestFile};
+  static const std::set<std::string> names = {kConfig, kHfQuantConfig, kIndex, kProvenanceFile,
+                                              kManifestFile};
   return names.contains(name) || name.ends_with(".safetensors");
 }
 
 // A relative path that stays inside the directory.
 bool IsSafeName(const std::string& name) {
-  if (name.empty() || name.front() == '/' || name.find('\0') != std::string::npos || name.find('\n') != std::string::npos) return false;
+  if (name.empty() || name.front() == '/' || name.find('\0') != std::string::npos ||
+      name.find('\n') != std::string::npos)
+    return false;
   size_t begin = 0;
   for (;;) {
     const size_t slash = name.find('/', begin);
@@ -43,11 +46,14 @@ Result<Bytes> ReadSidecar(FileSystem& fs, const JobSpec& job, const SourceFile& 
   const std::string path = JoinPath(job.source, file.name);
   auto bytes = fs.ReadFile(path);
   if (bytes.code() == ErrorCode::kNotFound) {
-    return InvalidArgument(path + ": was there when the job began and is gone now. Put it back, then run `jobctl resume`");
+    return InvalidArgument(
+        path +
+        ": was there when the job began and is gone now. Put it back, then run `jobctl resume`");
   }
   if (!bytes.ok()) return bytes.error();
   if (!file.sha256.IsZero() && Sha256(*bytes) != file.sha256) {
-    return InvalidArgument(path + ": changed since the job began (SHA-256 " + Sha256(*bytes).Hex() + ", then " + file.sha256.Hex() +
+    return InvalidArgument(path + ": changed since the job began (SHA-256 " + Sha256(*bytes).Hex() +
+                           ", then " + file.sha256.Hex() +
                            "). Restore the file, then run `jobctl resume`");
   }
   return bytes;
@@ -58,8 +64,11 @@ Result<std::string> MakeGenerationConfig(const Bytes& config_text) {
   HOLDFAST_ASSIGN(const Json config, ParseJson(AsText(config_text), kConfig));
   OrderedJson out = {{"_from_model_config", true}};
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}) {
-    for (const Json* level : {&config, config.contains("text_config") ? &config["text_config"] : nullptr}) {
-      if (level == nullptr || !level->is_object() || !level->contains(key) || (*level)[key].is_null() || out.contains(key)) continue;
+    for (const Json* level :
+         {&config, config.contains("text_config") ? &config["text_config"] : nullptr}) {
+      if (level == nullptr || !level->is_object() || !level->contains(key) ||
+          (*level)[key].is_null() || out.contains(key))
+        continue;
       out[key] = (*level)[key];
     }
   }
@@ -94,31 +103,41 @@ std::string MakeProvenance(const JobSpec& job) {
       {"architecture", job.architecture},
       {"numerics", job.numerics},
       {"calibration",
-       {{"samples", job.samples}, {"seq_len", job.seq_len}, {"file_sha256", job.calib_sha256.Hex()}, {"tokens_sha256", job.tokens_sha256.Hex()}}},
-      {"source", {{"weights", DescribeFiles(job.weights)}, {"sidecars", DescribeFiles(job.sidecars)}}}};
+       {{"samples", job.samples},
+        {"seq_len", job.seq_len},
+        {"file_sha256", job.calib_sha256.Hex()},
+        {"tokens_sha256", job.tokens_sha256.Hex()}}},
+      {"source",
+       {{"weights", DescribeFiles(job.weights)}, {"sidecars", DescribeFiles(job.sidecars)}}}};
   return provenance.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 }  // namespace
 
-Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec& job, const Plan& plan, const OutputPlan& output) {
+Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec& job,
+                                                  const Plan& plan, const OutputPlan& output) {
   std::map<std::string, Bytes> files;
   const QuantDescription quant = DescribeQuant(plan);
   for (const SourceFile& sidecar : job.sidecars) {
-    if (!IsSafeName(sidecar.name)) return InvalidArgument("the job names a sidecar \"" + sidecar.name + "\", which is no path inside the model directory");
+    if (!IsSafeName(sidecar.name))
+      return InvalidArgument("the job names a sidecar \"" + sidecar.name +
+                             "\", which is no path inside the model directory");
     if (IsRewritten(sidecar.name) && sidecar.name != kConfig) continue;
     HOLDFAST_ASSIGN(Bytes bytes, ReadSidecar(fs, job, sidecar));
     files[sidecar.name] = std::move(bytes);
   }
-  if (!files.contains(kConfig)) return InvalidArgument(job.source + ": the job pinned no " + kConfig);
+  if (!files.contains(kConfig))
+    return InvalidArgument(job.source + ": the job pinned no " + kConfig);
   if (!files.contains(kGenerationConfig)) {
     HOLDFAST_ASSIGN(const std::string generation, MakeGenerationConfig(files[kConfig]));
     files[kGenerationConfig] = ToBytes(generation);
   }
-  HOLDFAST_ASSIGN(const std::string config, MakeConfigJson(std::string(AsText(files[kConfig])), quant));
+  HOLDFAST_ASSIGN(const std::string config,
+                  MakeConfigJson(std::string(AsText(files[kConfig])), quant));
   files[kConfig] = ToBytes(config);
   files[kHfQuantConfig] = ToBytes(MakeHfQuantConfigJson(quant));
-  if (output.files.size() != 1 || output.files[0].name != kSingleFile) files[kIndex] = ToBytes(MakeIndex(output));
+  if (output.files.size() != 1 || output.files[0].name != kSingleFile)
+    files[kIndex] = ToBytes(MakeIndex(output));
   files[kProvenanceFile] = ToBytes(MakeProvenance(job));
   return files;
 }
@@ -129,15 +148,16 @@ std::string MakeManifest(const std::map<std::string, Digest>& files) {
   return out;
 }
 
-Result<std::map<std::string, Digest>> ParseManifest(std::string_view text, const std::string& path) {
+Result<std::map<std::string, Digest>> ParseManifest(std::string_view text,
+                                                    const std::string& path) {
   constexpr size_t kHex = 64;
   std::map<std::string, Digest> files;
   for (size_t line = 1; !text.empty(); ++line) {
     const size_t end = text.find('\n');
     const std::string_view row = text.substr(0, end);
     Digest digest;
-    const bool sound = end != std::string_view::npos && row.size() > kHex + 2 && row.substr(kHex, 2) == "  " &&
-                       Digest::FromHex(row.substr(0, kHex), &digest);
+    const bool sound = end != std::string_view::npos && row.size() > kHex + 2 &&
+                       row.substr(kHex, 2) == "  " && Digest::FromHex(row.substr(0, kHex), &digest);
     if (!sound || !files.emplace(row.substr(kHex + 2), digest).second) {
       return Corrupt(path + ": line " + std::to_string(line) + " is not \"<sha256>  <name>\"");
     }

@@ -19,7 +19,8 @@ inline constexpr char kManifestFile[] = "SHA256SUMS";
 
 // name -> content: index (when there are several files), config.json, hf_quant_config.json, generation_config.json, the sidecars of
 // the job and holdfast.json. Errors: kInvalidArgument naming a sidecar that is missing, unsafe to write or not what was pinned.
-Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec& job, const Plan& plan, const OutputPlan& output);
+Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec& job,
+                                                  const Plan& plan, const OutputPlan& output);
 
 // `sha256sum -c` reads it: digest, two spaces, name; by name.
 std::string MakeManifest(const std::map<std::string, Digest>& files);

@@ -18,7 +18,9 @@ std::string Prefix(const JobSpec& job) {
 
 }  // namespace
 
-std::string StagingPath(const JobSpec& job, uint64_t epoch) { return JoinPath(DirName(job.out), Prefix(job) + std::to_string(epoch)); }
+std::string StagingPath(const JobSpec& job, uint64_t epoch) {
+  return JoinPath(DirName(job.out), Prefix(job) + std::to_string(epoch));
+}
 
 Result<Digest> HashFile(FileSystem& fs, const std::string& path) {
   constexpr uint64_t kStep = 4u << 20;
@@ -35,7 +37,11 @@ Result<Digest> HashFile(FileSystem& fs, const std::string& path) {
 }
 
 Staging::Staging(FileSystem& fs, const JobSpec& job, uint64_t epoch)
-    : fs_(fs), parent_(DirName(job.out)), prefix_(Prefix(job)), path_(StagingPath(job, epoch)), epoch_(epoch) {}
+    : fs_(fs),
+      parent_(DirName(job.out)),
+      prefix_(Prefix(job)),
+      path_(StagingPath(job, epoch)),
+      epoch_(epoch) {}
 
 Status Staging::Create() {
   HOLDFAST_TRY(fs_.MakeDirs(path_));
@@ -50,7 +56,8 @@ Result<std::vector<std::string>> Staging::Older() const {
     uint64_t epoch = 0;
     const char* const end = name.data() + name.size();
     const auto parsed = std::from_chars(name.data() + prefix_.size(), end, epoch);
-    if (parsed.ec == std::errc() && parsed.ptr == end && epoch < epoch_) paths.push_back(JoinPath(parent_, name));
+    if (parsed.ec == std::errc() && parsed.ptr == end && epoch < epoch_)
+      paths.push_back(JoinPath(parent_, name));
   }
   return paths;
 }
@@ -71,6 +78,17 @@ Result<bool> Staging::Adopt(const MergeRecord& written) const {
     if (linked.ok() && linked->inode == info->inode && linked->device == info->device) return true;
   }
   return false;
+}
+
+void Staging::DropUnfinished(const std::string& name, const MergeRecord* written) const {
+  const auto places = Older();
+  if (!places.ok()) return;
+  for (const std::string& place : *places) {
+    const std::string path = JoinPath(place, name);
+    const auto info = fs_.Stat(path);
+    const bool finished = written != nullptr && info.ok() && info->size == written->size;
+    if (info.ok() && !finished) (void)fs_.Unlink(path).ok();  // best effort: only space is at stake
+  }
 }
 
 Result<std::unique_ptr<WritableFile>> Staging::NewFile(const std::string& name) const {

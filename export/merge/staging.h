@@ -22,6 +22,9 @@ class Staging {
   // Puts the file that `written` describes into this staging, if this or an older one holds it with the same size and SHA-256.
   // Older ones are hard-linked, never moved: their owner may be alive without knowing that it lost.
   Result<bool> Adopt(const MergeRecord& written) const;
+  // Gives back the space of what older claims left unfinished under this name: files that no M(written) vouches for (`written`: the
+  // latest, or null). Their owners, if alive, would have to commit M(written) before they could publish, and are fenced.
+  void DropUnfinished(const std::string& name, const MergeRecord* written) const;
   // A new file in this staging; whatever had the name is unlinked first, because it may share its bytes with an older staging.
   Result<std::unique_ptr<WritableFile>> NewFile(const std::string& name) const;
   // Writes, syncs and closes a small file; makes directories on the way.
@@ -30,7 +33,8 @@ class Staging {
   Status RemoveAll() const;
 
  private:
-  Result<std::vector<std::string>> Older() const;  // paths of stagings of this job with a lower epoch
+  Result<std::vector<std::string>> Older()
+      const;  // paths of stagings of this job with a lower epoch
   FileSystem& fs_;
   std::string parent_, prefix_, path_;
   uint64_t epoch_;

@@ -13,7 +13,8 @@ constexpr size_t kOpenUnits = 4;
 void UnitReader::Add(LayerRecord record) {
   Unit& unit = units_[record.unit];
   unit.record = std::move(record);
-  for (size_t i = 0; i < unit.record.tensors.size(); ++i) unit.tensors[unit.record.tensors[i].name] = i;
+  for (size_t i = 0; i < unit.record.tensors.size(); ++i)
+    unit.tensors[unit.record.tensors[i].name] = i;
 }
 
 const StoredTensor* UnitReader::Find(uint32_t unit, const std::string& name) const {
@@ -30,17 +31,20 @@ uint64_t UnitReader::RawLen(uint32_t unit, const StoredTensor::Piece& piece) con
 
 std::shared_ptr<const PackReader> UnitReader::ReaderOf(uint32_t unit) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto it = std::find_if(open_.begin(), open_.end(), [&](const auto& o) { return o.first == unit; });
+  const auto it =
+      std::find_if(open_.begin(), open_.end(), [&](const auto& o) { return o.first == unit; });
   if (it != open_.end()) {
     std::rotate(it, it + 1, open_.end());
     return open_.back().second;
   }
   if (open_.size() == kOpenUnits) open_.erase(open_.begin());
-  open_.emplace_back(unit, std::make_shared<PackReader>(fs_, layout_, units_.at(unit).record.packs));
+  open_.emplace_back(unit,
+                     std::make_shared<PackReader>(fs_, layout_, units_.at(unit).record.packs));
   return open_.back().second;
 }
 
-Status UnitReader::Read(uint32_t unit, uint32_t pack, uint32_t chunk, std::span<uint8_t> out) const {
+Status UnitReader::Read(uint32_t unit, uint32_t pack, uint32_t chunk,
+                        std::span<uint8_t> out) const {
   return ReaderOf(unit)->ReadChunk(pack, chunk, out);
 }
 

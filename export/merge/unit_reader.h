@@ -36,7 +36,8 @@ class UnitReader {
   RunLayout layout_;
   std::map<uint32_t, Unit> units_;
   mutable std::mutex mutex_;  // guards `open_`
-  mutable std::vector<std::pair<uint32_t, std::shared_ptr<const PackReader>>> open_;  // least recently used first
+  mutable std::vector<std::pair<uint32_t, std::shared_ptr<const PackReader>>>
+      open_;  // least recently used first
 };
 
 }  // namespace holdfast

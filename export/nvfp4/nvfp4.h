@@ -29,7 +29,7 @@ inline constexpr uint32_t kNvfp4Block = 16;
 Result<float> WeightAmax(DType dtype, ByteSpan data, const std::string& name);
 
 // weight_scale_2 of a set with this weight amax, input_scale of a site with this input amax: RN32(amax * RN32(1/2688)).
-// An amax of 0 gives 1 (see above).
+// An amax of 0 gives 1 (see above), and so does one so small that the product is 0 (f32 sources below 1e-42).
 float GlobalScale(float amax);
 
 // Quantizes rows [0, rows) of `weight`. Rows are independent: callers cut a matrix into row ranges to use several cores.

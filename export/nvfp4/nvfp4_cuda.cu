@@ -28,7 +28,9 @@ template <>
 struct Loader<DType::kF16> {
   static constexpr uint32_t kBytes = 2, kAbs = 0x7fff;
   __device__ static float ToFloat(uint32_t bits) {  // rebased exponent: exact, subnormals included
-    return __uint_as_float(__float_as_uint(__fmul_rn(__uint_as_float((bits & 0x7fff) << 13), 0x1p112f)) | (bits & 0x8000) << 16);
+    return __uint_as_float(
+        __float_as_uint(__fmul_rn(__uint_as_float((bits & 0x7fff) << 13), 0x1p112f)) |
+        (bits & 0x8000) << 16);
   }
 };
 template <>
@@ -78,8 +80,8 @@ __device__ uint32_t Code(float x) {
 }
 
 template <DType kType>
-__global__ void QuantizeKernel(const uint4* __restrict__ weight, uint64_t blocks, float scale2, uint2* __restrict__ packed,
-                               uint8_t* __restrict__ scales) {
+__global__ void QuantizeKernel(const uint4* __restrict__ weight, uint64_t blocks, float scale2,
+                               uint2* __restrict__ packed, uint8_t* __restrict__ scales) {
   const uint64_t block = static_cast<uint64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (block >= blocks) return;
   uint32_t w[kBlock];
@@ -95,7 +97,8 @@ __global__ void QuantizeKernel(const uint4* __restrict__ weight, uint64_t blocks
   const float d = __fmul_rn(scale, scale2);
   uint32_t out[2] = {0, 0};
 #pragma unroll
-  for (uint32_t i = 0; i < kBlock; ++i) out[i / 8] |= Code(__fdiv_rn(Loader<kType>::ToFloat(w[i]), d)) << (4 * (i % 8));
+  for (uint32_t i = 0; i < kBlock; ++i)
+    out[i / 8] |= Code(__fdiv_rn(Loader<kType>::ToFloat(w[i]), d)) << (4 * (i % 8));
   packed[block] = make_uint2(out[0], out[1]);
 }
 
@@ -103,7 +106,8 @@ template <class Word, uint32_t kAbs>
 __global__ void AbsMaxKernel(const Word* __restrict__ weight, uint64_t n, uint32_t* out) {
   uint32_t top = 0;
   const uint64_t stride = static_cast<uint64_t>(gridDim.x) * kThreads;
-  for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) {
+  for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n;
+       i += stride) {
     top = max(top, static_cast<uint32_t>(weight[i]) & kAbs);
   }
   for (int lane = 16; lane > 0; lane /= 2) top = max(top, __shfl_xor_sync(0xffffffffu, top, lane));
@@ -117,11 +121,13 @@ Status FromCuda(cudaError_t err, const char* doing) {
 }
 
 Error WrongType(DType dtype, const std::string& name) {
-  return InvalidArgument(name + ": weights of type " + DTypeName(dtype) + " cannot be quantized; expected BF16, F16 or F32");
+  return InvalidArgument(name + ": weights of type " + DTypeName(dtype) +
+                         " cannot be quantized; expected BF16, F16 or F32");
 }
 
 template <DType kType>
-Status Launch(const void* weight, uint64_t blocks, float scale2, uint8_t* packed, uint8_t* scales, cudaStream_t stream) {
+Status Launch(const void* weight, uint64_t blocks, float scale2, uint8_t* packed, uint8_t* scales,
+              cudaStream_t stream) {
   const uint64_t grid = (blocks + kThreads - 1) / kThreads;
   HOLDFAST_CHECK(grid <= 0x7fffffff);  // 2^39 blocks: no tensor is that large
   if (grid == 0) return OkStatus();
@@ -134,7 +140,8 @@ float HostFloat(DType dtype, uint32_t bits) {
   float f;
   if (dtype == DType::kF16) {
     const int e = static_cast<int>(bits >> 10);
-    return e == 0 ? std::ldexp(static_cast<float>(bits), -24) : std::ldexp(static_cast<float>(1024 + (bits & 0x3ff)), e - 25);
+    return e == 0 ? std::ldexp(static_cast<float>(bits), -24)
+                  : std::ldexp(static_cast<float>(1024 + (bits & 0x3ff)), e - 25);
   }
   if (dtype == DType::kBF16) bits <<= 16;
   static_assert(sizeof f == sizeof bits);
@@ -144,41 +151,53 @@ float HostFloat(DType dtype, uint32_t bits) {
 
 }  // namespace
 
-Result<float> WeightAmaxCuda(DType dtype, const void* weight, uint64_t elements, const std::string& name, void* stream) {
+Result<float> WeightAmaxCuda(DType dtype, const void* weight, uint64_t elements,
+                             const std::string& name, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
-  if (dtype != DType::kBF16 && dtype != DType::kF16 && dtype != DType::kF32) return WrongType(dtype, name);
+  if (dtype != DType::kBF16 && dtype != DType::kF16 && dtype != DType::kF32)
+    return WrongType(dtype, name);
   uint32_t* device = nullptr;
   HOLDFAST_TRY(FromCuda(cudaMalloc(&device, sizeof(uint32_t)), "allocating 4 bytes"));
   uint32_t bits = 0;
-  const uint32_t grid = static_cast<uint32_t>(std::clamp<uint64_t>(elements / kThreads / 16, 1, 4096));
+  const uint32_t grid =
+      static_cast<uint32_t>(std::clamp<uint64_t>(elements / kThreads / 16, 1, 4096));
   const Status done = [&]() -> Status {
     HOLDFAST_TRY(FromCuda(cudaMemsetAsync(device, 0, sizeof bits, s), "clearing memory"));
     if (dtype == DType::kF32) {
-      AbsMaxKernel<uint32_t, 0x7fffffff><<<grid, kThreads, 0, s>>>(static_cast<const uint32_t*>(weight), elements, device);
+      AbsMaxKernel<uint32_t, 0x7fffffff>
+          <<<grid, kThreads, 0, s>>>(static_cast<const uint32_t*>(weight), elements, device);
     } else {
-      AbsMaxKernel<uint16_t, 0x7fff><<<grid, kThreads, 0, s>>>(static_cast<const uint16_t*>(weight), elements, device);
+      AbsMaxKernel<uint16_t, 0x7fff>
+          <<<grid, kThreads, 0, s>>>(static_cast<const uint16_t*>(weight), elements, device);
     }
     HOLDFAST_TRY(FromCuda(cudaGetLastError(), "launching the amax kernel"));
-    HOLDFAST_TRY(FromCuda(cudaMemcpyAsync(&bits, device, sizeof bits, cudaMemcpyDeviceToHost, s), "copying amax back"));
+    HOLDFAST_TRY(FromCuda(cudaMemcpyAsync(&bits, device, sizeof bits, cudaMemcpyDeviceToHost, s),
+                          "copying amax back"));
     return FromCuda(cudaStreamSynchronize(s), "computing amax");
   }();
   cudaFree(device);
   HOLDFAST_TRY(done);
   const uint32_t inf = dtype == DType::kBF16 ? 0x7f80 : dtype == DType::kF16 ? 0x7c00 : 0x7f800000;
   if (bits >= inf) {
-    return InvalidArgument(name + ": holds a value that is not finite; it cannot be quantized. Repair the source checkpoint.");
+    return InvalidArgument(name +
+                           ": holds a value that is not finite; it cannot be quantized. Repair the "
+                           "source checkpoint.");
   }
   return HostFloat(dtype, bits);
 }
 
-Status QuantizeNvfp4Cuda(DType dtype, const void* weight, uint64_t rows, uint64_t cols, float weight_scale_2, uint8_t* packed,
-                         uint8_t* weight_scale, void* stream) {
+Status QuantizeNvfp4Cuda(DType dtype, const void* weight, uint64_t rows, uint64_t cols,
+                         float weight_scale_2, uint8_t* packed, uint8_t* weight_scale,
+                         void* stream) {
   HOLDFAST_CHECK(cols % kBlock == 0 && std::isfinite(weight_scale_2) && weight_scale_2 > 0);
   const auto s = static_cast<cudaStream_t>(stream);
   const uint64_t blocks = rows * cols / kBlock;
-  if (dtype == DType::kBF16) return Launch<DType::kBF16>(weight, blocks, weight_scale_2, packed, weight_scale, s);
-  if (dtype == DType::kF16) return Launch<DType::kF16>(weight, blocks, weight_scale_2, packed, weight_scale, s);
-  if (dtype == DType::kF32) return Launch<DType::kF32>(weight, blocks, weight_scale_2, packed, weight_scale, s);
+  if (dtype == DType::kBF16)
+    return Launch<DType::kBF16>(weight, blocks, weight_scale_2, packed, weight_scale, s);
+  if (dtype == DType::kF16)
+    return Launch<DType::kF16>(weight, blocks, weight_scale_2, packed, weight_scale, s);
+  if (dtype == DType::kF32)
+    return Launch<DType::kF32>(weight, blocks, weight_scale_2, packed, weight_scale, s);
   return WrongType(dtype, "weight");
 }
 

@@ -14,11 +14,13 @@ namespace holdfast {
 
 // As WeightAmax, for `elements` values at `weight` (device). Waits for the stream. Errors: kInvalidArgument when a value is not
 // finite (names `name`; which element: WeightAmax on the host tells) or the dtype is wrong; kResourceExhausted, kInternal from CUDA.
-Result<float> WeightAmaxCuda(DType dtype, const void* weight, uint64_t elements, const std::string& name, void* stream);
+Result<float> WeightAmaxCuda(DType dtype, const void* weight, uint64_t elements,
+                             const std::string& name, void* stream);
 
 // As QuantizeNvfp4 with every pointer on the device; 16-byte aligned `weight`, 8-byte aligned `packed`. Asynchronous in `stream`:
 // launch errors are returned, later ones appear at the next synchronization.
-Status QuantizeNvfp4Cuda(DType dtype, const void* weight, uint64_t rows, uint64_t cols, float weight_scale_2, uint8_t* packed,
-                         uint8_t* weight_scale, void* stream);
+Status QuantizeNvfp4Cuda(DType dtype, const void* weight, uint64_t rows, uint64_t cols,
+                         float weight_scale_2, uint8_t* packed, uint8_t* weight_scale,
+                         void* stream);
 
 }  // namespace holdfast

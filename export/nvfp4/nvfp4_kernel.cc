@@ -5,12 +5,13 @@
 // element, so their bits are those of the reference. Two tricks replace table walks:
 //   rounding to a grid of step u (a power of two): bits(x + M) - bits(M) with M = 2^23 * u counts steps, ties to even;
 //   |x| of a float compares like its bits as an integer, so maxima need no float arithmetic.
+#include "export/nvfp4/nvfp4_kernel.h"
+
 #include <bit>
 #include <cmath>
 #include <cstdint>
 
 #include "export/nvfp4/nvfp4.h"
-#include "export/nvfp4/nvfp4_kernel.h"
 
 #define HOLDFAST_INLINE inline __attribute__((always_inline))
 
@@ -55,7 +56,8 @@ struct F32 {
 template <class T>
 HOLDFAST_INLINE typename T::Word AbsMax(const uint8_t* data, uint64_t n) {
   const auto* w = reinterpret_cast<const typename T::Loose*>(data);
-  using Signed = std::make_signed_t<typename T::Word>;  // signed: every x86 has that maximum; values are below the sign bit
+  using Signed = std::make_signed_t<
+      typename T::Word>;  // signed: every x86 has that maximum; values are below the sign bit
   Signed m = 0;
   for (uint64_t i = 0; i < n; ++i) {
     const Signed a = static_cast<Signed>(w[i] & T::kAbs);
@@ -83,7 +85,8 @@ HOLDFAST_INLINE Rounded RoundToGrid(int32_t x) {
 }
 
 // Block maxima -> e4m3 bytes and divisors.
-HOLDFAST_INLINE void ScaleBlocks(const float* block_max, float six_scales, float scale2, uint8_t* bytes, float* divisor) {
+HOLDFAST_INLINE void ScaleBlocks(const float* block_max, float six_scales, float scale2,
+                                 uint8_t* bytes, float* divisor) {
   constexpr int32_t kOne = 127 << 23, kTiny = (127 - 9) << 23, kMax = 0x43e00000;  // 1, 2^-9, 448
   for (uint32_t i = 0; i < kChunk; ++i) {
     int32_t s = static_cast<int32_t>(Bits(block_max[i] / six_scales));
@@ -101,12 +104,14 @@ HOLDFAST_INLINE int32_t Code(float x) {
   const int32_t a = bits & 0x7fffffff;
   const Rounded r = RoundToGrid<0, 1>(Min(a, kSix));
   const int32_t code = r.steps + (r.magic >> 22) - ((127 + 22) << 1);
-  const bool below_zero = bits < 0 && a > 0 && a <= static_cast<int32_t>(kExponent);  // neither -0 nor NaN
+  const bool below_zero =
+      bits < 0 && a > 0 && a <= static_cast<int32_t>(kExponent);  // neither -0 nor NaN
   return code | (below_zero ? 8 : 0);
 }
 
 template <class T>
-HOLDFAST_INLINE void QuantizeBlocks(const uint8_t* weight, uint64_t blocks, float scale2, uint8_t* packed, uint8_t* scales) {
+HOLDFAST_INLINE void QuantizeBlocks(const uint8_t* weight, uint64_t blocks, float scale2,
+                                    uint8_t* packed, uint8_t* scales) {
   using Word = typename T::Word;
   const float six_scales = 6.0f * scale2;
   alignas(64) Word w[kChunk * kNvfp4Block];
@@ -116,31 +121,36 @@ HOLDFAST_INLINE void QuantizeBlocks(const uint8_t* weight, uint64_t blocks, floa
     const uint32_t n = blocks - first < kChunk ? static_cast<uint32_t>(blocks - first) : kChunk;
     std::memcpy(w, weight + first * sizeof(w) / kChunk, n * sizeof(w) / kChunk);
     for (uint32_t b = 0; b < n; ++b) {
-      block_max[b] = T::Load(AbsMax<T>(reinterpret_cast<const uint8_t*>(w + b * kNvfp4Block), kNvfp4Block));
+      block_max[b] =
+          T::Load(AbsMax<T>(reinterpret_cast<const uint8_t*>(w + b * kNvfp4Block), kNvfp4Block));
     }
     ScaleBlocks(block_max, six_scales, scale2, bytes, divisor);
     std::memcpy(scales + first, bytes, n);
     // Flat loops with one divisor an element: a loop of 16 would be unrolled before the vectorizer sees it.
     for (uint32_t i = 0; i < n * kNvfp4Block; ++i) spread[i] = divisor[i / kNvfp4Block];
-    for (uint32_t i = 0; i < n * kNvfp4Block; ++i) codes[i] = static_cast<uint8_t>(Code(T::Load(w[i]) / spread[i]));
+    for (uint32_t i = 0; i < n * kNvfp4Block; ++i)
+      codes[i] = static_cast<uint8_t>(Code(T::Load(w[i]) / spread[i]));
     uint8_t* out = packed + first * kNvfp4Block / 2;
-    for (uint32_t i = 0; i < n * kNvfp4Block / 2; ++i) out[i] = static_cast<uint8_t>(codes[2 * i] | codes[2 * i + 1] << 4);
+    for (uint32_t i = 0; i < n * kNvfp4Block / 2; ++i)
+      out[i] = static_cast<uint8_t>(codes[2 * i] | codes[2 * i + 1] << 4);
   }
 }
 
 // Instantiates the loops above for one instruction set.
-#define HOLDFAST_NVFP4_KERNEL(suffix, attribute)                                                                                 \
-  template <class T>                                                                                                             \
-  attribute void Quantize##suffix(const uint8_t* w, uint64_t blocks, float scale2, uint8_t* packed, uint8_t* scales) {           \
-    QuantizeBlocks<T>(w, blocks, scale2, packed, scales);                                                                        \
-  }                                                                                                                              \
-  template <class T>                                                                                                             \
-  attribute uint32_t AbsMax##suffix(const uint8_t* w, uint64_t n) {                                                              \
-    return AbsMax<T>(w, n);                                                                                                      \
-  }                                                                                                                              \
-  constexpr Nvfp4Kernel k##suffix = {#suffix,                                                                                         \
-                                {&Quantize##suffix<Bf16>, &Quantize##suffix<F16>, &Quantize##suffix<F32>},                       \
-                                {&AbsMax##suffix<Bf16>, &AbsMax##suffix<F16>, &AbsMax##suffix<F32>}};
+#define HOLDFAST_NVFP4_KERNEL(suffix, attribute)                                   \
+  template <class T>                                                               \
+  attribute void Quantize##suffix(const uint8_t* w, uint64_t blocks, float scale2, \
+                                  uint8_t* packed, uint8_t* scales) {              \
+    QuantizeBlocks<T>(w, blocks, scale2, packed, scales);                          \
+  }                                                                                \
+  template <class T>                                                               \
+  attribute uint32_t AbsMax##suffix(const uint8_t* w, uint64_t n) {                \
+    return AbsMax<T>(w, n);                                                        \
+  }                                                                                \
+  constexpr Nvfp4Kernel k##suffix = {                                              \
+      #suffix,                                                                     \
+      {&Quantize##suffix<Bf16>, &Quantize##suffix<F16>, &Quantize##suffix<F32>},   \
+      {&AbsMax##suffix<Bf16>, &AbsMax##suffix<F16>, &AbsMax##suffix<F32>}};
 
 HOLDFAST_NVFP4_KERNEL(scalar, )
 #if defined(__x86_64__)
@@ -164,8 +174,9 @@ Error NonFinite(ByteSpan data, const std::string& name) {
   uint64_t i = 0;
   while ((w[i] & T::kAbs) < T::kInf) ++i;
   const bool nan = (w[i] & T::kAbs) > T::kInf;
-  return InvalidArgument(name + ": element " + std::to_string(i) + " is " + (nan ? "NaN" : "infinite") +
-                         "; a weight that is not finite cannot be quantized. Repair the source checkpoint.");
+  return InvalidArgument(
+      name + ": element " + std::to_string(i) + " is " + (nan ? "NaN" : "infinite") +
+      "; a weight that is not finite cannot be quantized. Repair the source checkpoint.");
 }
 
 }  // namespace
@@ -173,8 +184,8 @@ Error NonFinite(ByteSpan data, const std::string& name) {
 std::vector<const Nvfp4Kernel*> Nvfp4Kernels() {
   std::vector<const Nvfp4Kernel*> kernels;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq")) {
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     kernels.push_back(&kavx512);
   }
   if (__builtin_cpu_supports("avx2")) kernels.push_back(&kavx2);
@@ -188,20 +199,27 @@ const char* Nvfp4KernelName() { return Chosen().name; }
 Result<float> WeightAmax(DType dtype, ByteSpan data, const std::string& name) {
   const int type = TypeIndex(dtype);
   if (type < 0) {
-    return InvalidArgument(name + ": weights of type " + DTypeName(dtype) + " cannot be quantized; expected BF16, F16 or F32");
+    return InvalidArgument(name + ": weights of type " + DTypeName(dtype) +
+                           " cannot be quantized; expected BF16, F16 or F32");
   }
   const uint32_t word = Chosen().abs_max[type](data.data(), data.size() / DTypeBytes(dtype));
-  if (dtype == DType::kBF16) return word < Bf16::kInf ? Result<float>(Bf16::Load(static_cast<uint16_t>(word))) : NonFinite<Bf16>(data, name);
-  if (dtype == DType::kF16) return word < F16::kInf ? Result<float>(F16::Load(static_cast<uint16_t>(word))) : NonFinite<F16>(data, name);
+  if (dtype == DType::kBF16)
+    return word < Bf16::kInf ? Result<float>(Bf16::Load(static_cast<uint16_t>(word)))
+                             : NonFinite<Bf16>(data, name);
+  if (dtype == DType::kF16)
+    return word < F16::kInf ? Result<float>(F16::Load(static_cast<uint16_t>(word)))
+                            : NonFinite<F16>(data, name);
   return word < F32::kInf ? Result<float>(F32::Load(word)) : NonFinite<F32>(data, name);
 }
 
-void QuantizeNvfp4(DType dtype, ByteSpan weight, uint64_t rows, uint64_t cols, float weight_scale_2, std::span<uint8_t> packed,
-                   std::span<uint8_t> weight_scale) {
+void QuantizeNvfp4(DType dtype, ByteSpan weight, uint64_t rows, uint64_t cols, float weight_scale_2,
+                   std::span<uint8_t> packed, std::span<uint8_t> weight_scale) {
   HOLDFAST_CHECK(cols % kNvfp4Block == 0 && std::isfinite(weight_scale_2) && weight_scale_2 > 0);
   HOLDFAST_CHECK(TypeIndex(dtype) >= 0 && weight.size() == rows * cols * DTypeBytes(dtype));
-  HOLDFAST_CHECK(packed.size() == rows * cols / 2 && weight_scale.size() == rows * cols / kNvfp4Block);
-  Chosen().quantize[TypeIndex(dtype)](weight.data(), weight_scale.size(), weight_scale_2, packed.data(), weight_scale.data());
+  HOLDFAST_CHECK(packed.size() == rows * cols / 2 &&
+                 weight_scale.size() == rows * cols / kNvfp4Block);
+  Chosen().quantize[TypeIndex(dtype)](weight.data(), weight_scale.size(), weight_scale_2,
+                                      packed.data(), weight_scale.data());
 }
 
 }  // namespace holdfast

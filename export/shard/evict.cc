@@ -19,7 +19,7 @@
 namespace holdfast {
 namespace {
 
-constexpr uint64_t kSliceBytes = 1u << 20;   // work of one thread at a time
+constexpr uint64_t kSliceBytes = 1u << 20;               // work of one thread at a time
 constexpr uint64_t kCopyBytes = kChunkRawMax / 64 * 64;  // whole elements of every type
 
 struct Site {
@@ -31,24 +31,32 @@ struct Site {
 // Shape and dtype of a site must be what quantization needs, before any byte is read.
 Status CheckSite(const SitePlan& s, const TensorPlan& t) {
   if (t.shape != std::vector<uint64_t>{s.rows, s.cols}) {
-    return InvalidArgument(t.name + ": the plan expects a matrix of " + std::to_string(s.rows) + " x " + std::to_string(s.cols));
+    return InvalidArgument(t.name + ": the plan expects a matrix of " + std::to_string(s.rows) +
+                           " x " + std::to_string(s.cols));
   }
   if (s.cols % kNvfp4Block != 0) {
-    return InvalidArgument(t.name + ": " + std::to_string(s.cols) + " columns are no multiple of " + std::to_string(kNvfp4Block) +
+    return InvalidArgument(t.name + ": " + std::to_string(s.cols) + " columns are no multiple of " +
+                           std::to_string(kNvfp4Block) +
                            "; this layer cannot be NVFP4. Use a recipe that leaves it out");
   }
   if (t.dtype != DType::kBF16 && t.dtype != DType::kF16 && t.dtype != DType::kF32) {
-    return InvalidArgument(t.name + ": weights of type " + DTypeName(t.dtype) + " cannot be quantized; expected BF16, F16 or F32");
+    return InvalidArgument(t.name + ": weights of type " + DTypeName(t.dtype) +
+                           " cannot be quantized; expected BF16, F16 or F32");
   }
   return OkStatus();
 }
 
 class Eviction {
  public:
-  Eviction(FileSystem& fs, const RunLayout& layout, const SourceModel& source, const Plan& plan, const UnitPlan& unit,
-           const std::vector<float>& input_amax, const EvictOptions& options)
-      : source_(source), plan_(plan), unit_(unit), input_amax_(input_amax), options_(options),
-        packs_(fs, layout, options.incarnation, unit.label), weight_amax_(unit.sites.size()) {}
+  Eviction(FileSystem& fs, const RunLayout& layout, const SourceModel& source, const Plan& plan,
+           const UnitPlan& unit, const std::vector<float>& input_amax, const EvictOptions& options)
+      : source_(source),
+        plan_(plan),
+        unit_(unit),
+        input_amax_(input_amax),
+        options_(options),
+        packs_(fs, layout, options.incarnation, unit.label),
+        weight_amax_(unit.sites.size()) {}
 
   Result<LayerRecord> Run() {
     HOLDFAST_TRY(CheckInputs());
@@ -72,50 +80,62 @@ class Eviction {
 
   Status CheckInputs() {
     if (plan_.input_scales && input_amax_.size() != unit_.sites.size()) {
-      return InvalidArgument(unit_.label + ": " + std::to_string(input_amax_.size()) + " input amax for " + std::to_string(unit_.sites.size()) + " sites");
+      return InvalidArgument(unit_.label + ": " + std::to_string(input_amax_.size()) +
+                             " input amax for " + std::to_string(unit_.sites.size()) + " sites");
     }
     std::map<std::string, const TensorPlan*> tensors;
     for (const TensorPlan& t : unit_.tensors) tensors[t.name] = &t;
     for (size_t i = 0; i < unit_.sites.size(); ++i) {
       const SitePlan& s = unit_.sites[i];
       const auto t = tensors.find(s.module + ".weight");
-      if (t == tensors.end()) return InvalidArgument(s.module + ": the plan of " + unit_.label + " has no weight for it");
+      if (t == tensors.end())
+        return InvalidArgument(s.module + ": the plan of " + unit_.label + " has no weight for it");
       HOLDFAST_TRY(CheckSite(s, *t->second));
       sites_[t->second->name] = {&s, t->second, i};
       if (plan_.input_scales && !(std::isfinite(input_amax_[i]) && input_amax_[i] >= 0)) {
-        return InvalidArgument(s.module + ": its input amax is " + (std::isnan(input_amax_[i]) ? "NaN" : "infinite or negative") +
-                               "; some calibration sample overflows in this layer. Remove that sample and run again");
+        return InvalidArgument(
+            s.module + ": its input amax is " +
+            (std::isnan(input_amax_[i]) ? "NaN" : "infinite or negative") +
+            "; some calibration sample overflows in this layer. Remove that sample and run again");
       }
     }
     return OkStatus();
   }
 
   Status Arrive(const std::string& tensor) {
-    if (options_.stop != nullptr && options_.stop->load()) return Stopped("eviction of " + unit_.label + " was asked to stop");
+    if (options_.stop != nullptr && options_.stop->load())
+      return Stopped("eviction of " + unit_.label + " was asked to stop");
     return FailPoint("evict.tensor", tensor);
   }
 
   // The tensor as it lies in the source, if it still is what the plan says.
   Result<const SourceModel::Place*> Find(const TensorPlan& t) const {
     const SourceModel::Place* place = source_.Find(t.name);
-    if (place == nullptr) return InvalidArgument("source changed: " + source_.dir() + " has no tensor " + t.name + " any more");
+    if (place == nullptr)
+      return InvalidArgument("source changed: " + source_.dir() + " has no tensor " + t.name +
+                             " any more");
     if (place->tensor->dtype != t.dtype || place->tensor->shape != t.shape) {
-      return InvalidArgument("source changed: " + place->file->path() + ": tensor " + t.name + " has another dtype or shape than when the job began");
+      return InvalidArgument("source changed: " + place->file->path() + ": tensor " + t.name +
+                             " has another dtype or shape than when the job began");
     }
     return place;
   }
 
-  Status CheckDigest(const TensorPlan& t, const SourceModel::Place& place, const Digest& digest) const {
+  Status CheckDigest(const TensorPlan& t, const SourceModel::Place& place,
+                     const Digest& digest) const {
     const auto expected = options_.expected ? options_.expected(t.name) : std::nullopt;
     if (!expected || *expected == digest) return OkStatus();
-    return InvalidArgument("source changed: " + place.file->path() + ": tensor " + t.name + " has SHA-256 " + digest.Hex() + ", not " +
-                           expected->Hex() + " as when the job began. Restore the file, or begin a new job");
+    return InvalidArgument("source changed: " + place.file->path() + ": tensor " + t.name +
+                           " has SHA-256 " + digest.Hex() + ", not " + expected->Hex() +
+                           " as when the job began. Restore the file, or begin a new job");
   }
 
   Status CopyThrough(const TensorPlan& t) {
     HOLDFAST_TRY(Arrive(t.name));
     HOLDFAST_ASSIGN(const SourceModel::Place* place, Find(t));
-    const Codec codec = t.dtype == DType::kBF16 ? Codec::kBf16Planes : t.dtype == DType::kF32 ? Codec::kF32Planes : Codec::kZstd;
+    const Codec codec = t.dtype == DType::kBF16  ? Codec::kBf16Planes
+                        : t.dtype == DType::kF32 ? Codec::kF32Planes
+                                                 : Codec::kZstd;
     StoredTensor stored;
     Sha256Hasher hasher;
     Bytes buffer;
@@ -141,7 +161,8 @@ class Eviction {
     }
     for (const Site& m : members) HOLDFAST_TRY(Arrive(m.tensor->name));
     std::vector<Loaded> weights(members.size());
-    HOLDFAST_TRY(ParallelFor(options_.threads, members.size(), [&](size_t i) { return Load(*members[i].tensor, &weights[i]); }));
+    HOLDFAST_TRY(ParallelFor(options_.threads, members.size(),
+                             [&](size_t i) { return Load(*members[i].tensor, &weights[i]); }));
     float weight_amax = 0, input_amax = 0;
     for (size_t i = 0; i < members.size(); ++i) {
       HOLDFAST_ASSIGN(weights[i].amax, Amax(*members[i].tensor, weights[i].bytes));
@@ -151,7 +172,8 @@ class Eviction {
       if (plan_.input_scales) input_amax = std::max(input_amax, input_amax_[members[i].index]);
     }
     for (size_t i = 0; i < members.size(); ++i) {
-      HOLDFAST_TRY(Quantize(members[i], weights[i].bytes, GlobalScale(weight_amax), GlobalScale(input_amax)));
+      HOLDFAST_TRY(Quantize(members[i], weights[i].bytes, GlobalScale(weight_amax),
+                            GlobalScale(input_amax)));
       weights[i].bytes = {};
     }
     return OkStatus();
@@ -161,8 +183,10 @@ class Eviction {
     HOLDFAST_ASSIGN(const SourceModel::Place* place, Find(t));
     out->bytes.resize(place->tensor->bytes);
     Sha256Hasher hasher;
-    for (uint64_t at = 0; at < out->bytes.size(); at += kSliceBytes) {  // hashed while still in the CPU's cache
-      const auto slice = std::span(out->bytes).subspan(at, std::min(kSliceBytes, out->bytes.size() - at));
+    for (uint64_t at = 0; at < out->bytes.size();
+         at += kSliceBytes) {  // hashed while still in the CPU's cache
+      const auto slice =
+          std::span(out->bytes).subspan(at, std::min(kSliceBytes, out->bytes.size() - at));
       HOLDFAST_TRY(place->file->file().Read(place->tensor->offset + at, slice));
       hasher.Update(slice);
     }
@@ -174,7 +198,8 @@ class Eviction {
   Result<float> Amax(const TensorPlan& t, ByteSpan bytes) const {
     std::vector<float> partial((bytes.size() + kSliceBytes - 1) / kSliceBytes);
     const Status finite = ParallelFor(options_.threads, partial.size(), [&](size_t i) -> Status {
-      const ByteSpan slice = bytes.subspan(i * kSliceBytes, std::min(kSliceBytes, bytes.size() - i * kSliceBytes));
+      const ByteSpan slice =
+          bytes.subspan(i * kSliceBytes, std::min(kSliceBytes, bytes.size() - i * kSliceBytes));
       HOLDFAST_ASSIGN(partial[i], WeightAmax(t.dtype, slice, t.name));
       return OkStatus();
     });
@@ -189,9 +214,10 @@ class Eviction {
     const uint64_t step = std::max<uint64_t>(1, kSliceBytes / std::max<uint64_t>(1, row_bytes));
     HOLDFAST_TRY(ParallelFor(options_.threads, (s.rows + step - 1) / step, [&](size_t i) -> Status {
       const uint64_t row = i * step, rows = std::min(step, s.rows - row);
-      QuantizeNvfp4(site.tensor->dtype, ByteSpan(weight).subspan(row * row_bytes, rows * row_bytes), rows, s.cols, scale2,
-                    std::span(packed).subspan(row * s.cols / 2, rows * s.cols / 2),
-                    std::span(scales).subspan(row * s.cols / kNvfp4Block, rows * s.cols / kNvfp4Block));
+      QuantizeNvfp4(
+          site.tensor->dtype, ByteSpan(weight).subspan(row * row_bytes, rows * row_bytes), rows,
+          s.cols, scale2, std::span(packed).subspan(row * s.cols / 2, rows * s.cols / 2),
+          std::span(scales).subspan(row * s.cols / kNvfp4Block, rows * s.cols / kNvfp4Block));
       return OkStatus();
     }));
     const std::string weight_name = s.module + ".weight";
@@ -203,7 +229,9 @@ class Eviction {
     return OkStatus();
   }
 
-  Status Store(const std::string& name, Codec codec, ByteSpan raw) { return packs_.AddTensor(codec, raw, &done_[name]); }
+  Status Store(const std::string& name, Codec codec, ByteSpan raw) {
+    return packs_.AddTensor(codec, raw, &done_[name]);
+  }
   Status StoreScalar(const std::string& name, float value) {
     Bytes raw;
     PutLe(&raw, std::bit_cast<uint32_t>(value));
@@ -237,16 +265,17 @@ class Eviction {
   const std::vector<float>& input_amax_;
   const EvictOptions& options_;
   PackWriter packs_;
-  std::map<std::string, Site> sites_;              // by name of the weight
-  std::set<std::string> quantized_;                // modules that are done
-  std::map<std::string, StoredTensor> done_;       // by name of the output tensor
-  std::map<std::string, Digest> source_digest_;    // by name of the source tensor
+  std::map<std::string, Site> sites_;            // by name of the weight
+  std::set<std::string> quantized_;              // modules that are done
+  std::map<std::string, StoredTensor> done_;     // by name of the output tensor
+  std::map<std::string, Digest> source_digest_;  // by name of the source tensor
   std::vector<uint32_t> weight_amax_;
 };
 
 }  // namespace
 
-Result<LayerRecord> EvictUnit(FileSystem& fs, const RunLayout& layout, const SourceModel& source, const Plan& plan, const UnitPlan& unit,
+Result<LayerRecord> EvictUnit(FileSystem& fs, const RunLayout& layout, const SourceModel& source,
+                              const Plan& plan, const UnitPlan& unit,
                               const std::vector<float>& input_amax, const EvictOptions& options) {
   return Eviction(fs, layout, source, plan, unit, input_amax, options).Run();
 }

@@ -22,7 +22,8 @@ OutputTensor Make(uint32_t unit, std::string name, DType dtype, std::vector<uint
 
 // Scales are buffers of the exporting module, not parameters: they do not count in total_parameters.
 bool IsScale(const std::string& name) {
-  return name.ends_with(".weight_scale") || name.ends_with(".weight_scale_2") || name.ends_with(".input_scale");
+  return name.ends_with(".weight_scale") || name.ends_with(".weight_scale_2") ||
+         name.ends_with(".input_scale");
 }
 
 uint64_t Elements(const TensorInfo& t) { return t.bytes / DTypeBytes(t.dtype); }

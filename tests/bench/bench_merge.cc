@@ -53,10 +53,16 @@ TensorPlan Tensor(const std::string& name, std::vector<uint64_t> shape) {
 }
 
 Plan MakePlan(uint32_t layers) {
-  struct Linear { const char* name; uint32_t set; uint64_t rows, cols; };
-  const Linear linears[] = {{"self_attn.q_proj", 0, kHidden, kHidden}, {"self_attn.k_proj", 0, kKeyValue, kHidden},
-                            {"self_attn.v_proj", 0, kKeyValue, kHidden}, {"self_attn.o_proj", 1, kHidden, kHidden},
-                            {"mlp.gate_proj", 2, kInner, kHidden}, {"mlp.up_proj", 2, kInner, kHidden}, {"mlp.down_proj", 3, kHidden, kInner}};
+  struct Linear {
+    const char* name;
+    uint32_t set;
+    uint64_t rows, cols;
+  };
+  const Linear linears[] = {
+      {"self_attn.q_proj", 0, kHidden, kHidden},   {"self_attn.k_proj", 0, kKeyValue, kHidden},
+      {"self_attn.v_proj", 0, kKeyValue, kHidden}, {"self_attn.o_proj", 1, kHidden, kHidden},
+      {"mlp.gate_proj", 2, kInner, kHidden},       {"mlp.up_proj", 2, kInner, kHidden},
+      {"mlp.down_proj", 3, kHidden, kInner}};
   Plan plan;
   plan.layers = layers;
   plan.hidden_size = kHidden;
@@ -75,8 +81,13 @@ Plan MakePlan(uint32_t layers) {
     u.tensors.push_back(Tensor(prefix + "input_layernorm.weight", {kHidden}));
     u.tensors.push_back(Tensor(prefix + "post_attention_layernorm.weight", {kHidden}));
   }
-  plan.units[layers] = {layers, "embed", {Tensor("model.embed_tokens.weight", {kVocabulary, kHidden})}, {}};
-  plan.units[layers + 1] = {layers + 1, "head", {Tensor("model.norm.weight", {kHidden}), Tensor("lm_head.weight", {kVocabulary, kHidden})}, {}};
+  plan.units[layers] = {
+      layers, "embed", {Tensor("model.embed_tokens.weight", {kVocabulary, kHidden})}, {}};
+  plan.units[layers + 1] = {
+      layers + 1,
+      "head",
+      {Tensor("model.norm.weight", {kHidden}), Tensor("lm_head.weight", {kVocabulary, kHidden})},
+      {}};
   return plan;
 }
 
@@ -99,11 +110,16 @@ class Fabricator {
   }
   Result<StoredTensor> Add(PackWriter* packs, const TensorInfo& t) {
     Bytes& pattern = t.dtype == DType::kBF16 ? bf16_ : t.dtype == DType::kF8E4M3 ? scales_ : codes_;
-    const Codec codec = t.dtype == DType::kBF16 ? Codec::kBf16Planes : t.dtype == DType::kF8E4M3 ? Codec::kZstd : Codec::kStored;
+    const Codec codec = t.dtype == DType::kBF16     ? Codec::kBf16Planes
+                        : t.dtype == DType::kF8E4M3 ? Codec::kZstd
+                                                    : Codec::kStored;
     StoredTensor stored{t.name, t.dtype, t.shape, {}, {}};
     for (uint64_t at = 0; at < t.bytes; at += pattern.size()) {
-      std::memcpy(pattern.data(), &++counter_, 4);  // no two chunks alike: packs are named by content
-      HOLDFAST_ASSIGN(const auto piece, packs->Add(codec, ByteSpan(pattern).first(std::min<uint64_t>(pattern.size(), t.bytes - at))));
+      std::memcpy(pattern.data(), &++counter_,
+                  4);  // no two chunks alike: packs are named by content
+      HOLDFAST_ASSIGN(const auto piece,
+                      packs->Add(codec, ByteSpan(pattern).first(
+                                            std::min<uint64_t>(pattern.size(), t.bytes - at))));
       stored.pieces.push_back(piece);
     }
     return stored;
@@ -123,18 +139,23 @@ struct Bench {
   JobSpec job;
   Plan plan;
 
-  std::unique_ptr<StreamWriter> Claim(const std::string& stream, StreamReader* reader, RunState* state, std::vector<Record> with_claim = {}) {
+  std::unique_ptr<StreamWriter> Claim(const std::string& stream, StreamReader* reader,
+                                      RunState* state, std::vector<Record> with_claim = {}) {
     StreamWriter::Options options;
     options.job = job.uuid;
     options.claim.incarnation = Nonce::Random();
     options.claim.node = "bench";
     options.claim.reason = "start";
-    const auto apply = [stream, state](const Record& r, const Slot& s) { return state == nullptr ? OkStatus() : state->Apply(stream, r, s); };
-    return Must(StreamWriter::Open(fs, layout, clock, reader, apply, options, std::move(with_claim)));
+    const auto apply = [stream, state](const Record& r, const Slot& s) {
+      return state == nullptr ? OkStatus() : state->Apply(stream, r, s);
+    };
+    return Must(
+        StreamWriter::Open(fs, layout, clock, reader, apply, options, std::move(with_claim)));
   }
 
   void Fabricate() {
-    const double layer_gb = (2 * kHidden * kHidden + 2 * kKeyValue * kHidden + 3.0 * kInner * kHidden) * 0.5625 / 1e9;
+    const double layer_gb =
+        (2 * kHidden * kHidden + 2 * kKeyValue * kHidden + 3.0 * kInner * kHidden) * 0.5625 / 1e9;
     const double outer_gb = 4.0 * kVocabulary * kHidden / 1e9;
     plan = MakePlan(static_cast<uint32_t>(std::max(1.0, (flags.gb - outer_gb) / layer_gb + 0.5)));
     layout = RunLayout(root + "/run");
@@ -150,14 +171,17 @@ struct Bench {
     job.sidecars.push_back({"config.json", config.size(), 0, Sha256(AsBytes(config)), {}});
     Must(EnsureFormat(fs, layout, Nonce::Random()));
     StreamReader jobs(fs, layout, "job", job.uuid), stage(fs, layout, "stage.00", job.uuid);
-    Claim("job", &jobs, nullptr, {MakeControl({RecordClass::kJob, 0, 0, 0, 0}, job.ToJson()), MakeControl({RecordClass::kPlan, 0, 0, 0, 0}, plan.ToJson())});
+    Claim("job", &jobs, nullptr,
+          {MakeControl({RecordClass::kJob, 0, 0, 0, 0}, job.ToJson()),
+           MakeControl({RecordClass::kPlan, 0, 0, 0, 0}, plan.ToJson())});
     const auto writer = Claim("stage.00", &stage, nullptr);
     Fabricator fabricator;
     for (const UnitPlan& u : plan.units) {
       PackWriter packs(fs, layout, Nonce::Random(), u.label);
       LayerRecord record;
       record.unit = u.id;
-      for (const OutputTensor& t : OutputTensorsOf(plan, u)) record.tensors.push_back(Must(fabricator.Add(&packs, t.info)));
+      for (const OutputTensor& t : OutputTensorsOf(plan, u))
+        record.tensors.push_back(Must(fabricator.Add(&packs, t.info)));
       record.packs = Must(packs.Finish());
       Must(writer->Append({MakeControl({RecordClass::kLayer, 0, u.id, 0, 0}, record.ToJson())}));
     }
@@ -210,7 +234,8 @@ void Cp(const std::string& from, const std::string& to) {
 double CpuSeconds() {
   rusage u{};
   getrusage(RUSAGE_SELF, &u);
-  return static_cast<double>(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + static_cast<double>(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+  return static_cast<double>(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+         static_cast<double>(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
 }
 
 // Peak resident memory since the last reset, in MB.
@@ -246,8 +271,11 @@ int Run(const Flags& flags) {
   Forget(b.root + "/out");
   const double cp = Seconds([&] { Cp(b.root + "/out", b.root + "/copy"); });
   const double mb = static_cast<double>(bytes) / 1e6;
-  std::printf("fabricated %.2f GB in %.1f s\nmerge  %7.1f MB/s  (%.2f s, %u threads, %.2f s of CPU, peak memory %.0f MB)\ncp     %7.1f MB/s  (%.2f s, with fsync)\n"
-              "ratio  %.2f\n", mb / 1e3, made, mb / merge, merge, flags.threads, cpu, peak, mb / cp, cp, cp / merge);
+  std::printf(
+      "fabricated %.2f GB in %.1f s\nmerge  %7.1f MB/s  (%.2f s, %u threads, %.2f s of CPU, peak "
+      "memory %.0f MB)\ncp     %7.1f MB/s  (%.2f s, with fsync)\n"
+      "ratio  %.2f\n",
+      mb / 1e3, made, mb / merge, merge, flags.threads, cpu, peak, mb / cp, cp, cp / merge);
   std::filesystem::remove_all(b.root);
   return 0;
 }

@@ -24,7 +24,8 @@ double BestSeconds(const std::function<void()>& work) {
   for (int i = 0; i < kRounds; ++i) {
     const auto begin = std::chrono::steady_clock::now();
     work();
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    best = std::min(
+        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
   return best;
 }
@@ -36,12 +37,15 @@ Bytes GaussianWeights(DType type, uint64_t bytes) {
   const uint64_t seeded = std::min<uint64_t>(bytes, 8u << 20);  // the rest repeats it
   for (uint64_t at = 0; at < seeded;) {
     const uint32_t bits = std::bit_cast<uint32_t>(normal(random));
-    const uint16_t half = type == DType::kBF16 ? static_cast<uint16_t>(bits >> 16) : static_cast<uint16_t>(0x2000 + (bits >> 16) % 0x800);
+    const uint16_t half = type == DType::kBF16
+                              ? static_cast<uint16_t>(bits >> 16)
+                              : static_cast<uint16_t>(0x2000 + (bits >> 16) % 0x800);
     const uint64_t n = DTypeBytes(type);
     std::memcpy(out.data() + at, n == 4 ? static_cast<const void*>(&bits) : &half, n);
     at += n;
   }
-  for (uint64_t at = seeded; at < bytes; at += seeded) std::memcpy(out.data() + at, out.data(), std::min(seeded, bytes - at));
+  for (uint64_t at = seeded; at < bytes; at += seeded)
+    std::memcpy(out.data() + at, out.data(), std::min(seeded, bytes - at));
   return out;
 }
 
@@ -52,18 +56,21 @@ void Measure(DType type, uint64_t bytes, double copy_seconds) {
   const double gb = static_cast<double>(bytes) / 1e9;
   const double amax = BestSeconds([&] { (void)WeightAmax(type, weight, "w").ok(); });
   const double both = BestSeconds([&] {
-    QuantizeNvfp4(type, weight, rows, kCols, GlobalScale(*WeightAmax(type, weight, "w")), packed, scales);
+    QuantizeNvfp4(type, weight, rows, kCols, GlobalScale(*WeightAmax(type, weight, "w")), packed,
+                  scales);
   });
-  std::printf("%-4s  %-6s  amax %6.2f GB/s   amax + quantize %5.2f GB/s   %4.1f %% of memcpy\n", DTypeName(type), Nvfp4KernelName(), gb / amax,
-              gb / both, 100 * copy_seconds / both);
+  std::printf("%-4s  %-6s  amax %6.2f GB/s   amax + quantize %5.2f GB/s   %4.1f %% of memcpy\n",
+              DTypeName(type), Nvfp4KernelName(), gb / amax, gb / both, 100 * copy_seconds / both);
 }
 
 void MeasureKernels(uint64_t bytes) {
   const Bytes weight = GaussianWeights(DType::kBF16, bytes);
   Bytes packed(bytes / 4), scales(bytes / 32);
   for (const Nvfp4Kernel* k : Nvfp4Kernels()) {
-    const double s = BestSeconds([&] { k->quantize[0](weight.data(), bytes / 32, 1e-4f, packed.data(), scales.data()); });
-    std::printf("      %-6s  quantize alone %5.2f GB/s\n", k->name, static_cast<double>(bytes) / 1e9 / s);
+    const double s = BestSeconds(
+        [&] { k->quantize[0](weight.data(), bytes / 32, 1e-4f, packed.data(), scales.data()); });
+    std::printf("      %-6s  quantize alone %5.2f GB/s\n", k->name,
+                static_cast<double>(bytes) / 1e9 / s);
   }
 }
 
@@ -72,7 +79,8 @@ int Run(uint64_t mib) {
   const Bytes from = GaussianWeights(DType::kBF16, bytes);
   Bytes to(bytes);
   const double copy = BestSeconds([&] { std::memcpy(to.data(), from.data(), bytes); });
-  std::printf("memcpy of %llu MiB: %.2f GB/s\n", static_cast<unsigned long long>(mib), static_cast<double>(bytes) / 1e9 / copy);
+  std::printf("memcpy of %llu MiB: %.2f GB/s\n", static_cast<unsigned long long>(mib),
+              static_cast<double>(bytes) / 1e9 / copy);
   to = {};
   for (const DType type : {DType::kBF16, DType::kF16, DType::kF32}) Measure(type, bytes, copy);
   MeasureKernels(bytes);
@@ -82,4 +90,6 @@ int Run(uint64_t mib) {
 }  // namespace
 }  // namespace holdfast
 
-int main(int argc, char** argv) { return holdfast::Run(argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 512); }
+int main(int argc, char** argv) {
+  return holdfast::Run(argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 512);
+}

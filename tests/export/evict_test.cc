@@ -25,11 +25,14 @@ class Evict : public testing::Test {
     run_.Begin();
   }
   const UnitPlan& Layer0() const { return run_.plan().units[0]; }
-  std::vector<float> Amax(float v = 1.0f) const { return std::vector<float>(Layer0().sites.size(), v); }
+  std::vector<float> Amax(float v = 1.0f) const {
+    return std::vector<float>(Layer0().sites.size(), v);
+  }
   Result<LayerRecord> EvictWith(const EvictOptions& options, const UnitPlan& unit) {
     const auto source = SourceModel::Open(fs_, run_.job().source);
     EXPECT_TRUE(source.ok());
-    return EvictUnit(fs_, run_.layout(), **source, run_.plan(), unit, std::vector<float>(unit.sites.size(), 1.0f), options);
+    return EvictUnit(fs_, run_.layout(), **source, run_.plan(), unit,
+                     std::vector<float>(unit.sites.size(), 1.0f), options);
   }
   // Overwrites one element of a tensor of the source.
   void Poke(const std::string& tensor, uint64_t element, uint16_t bits) {
@@ -72,7 +75,8 @@ TEST_F(Evict, RecordSaysWhatWentIn) {
     ASSERT_TRUE(place->file->Read(*place->tensor, bytes).ok());
     all.Update(Sha256(bytes).bytes);
     if (t.shape.size() != 2) continue;
-    EXPECT_EQ(r->weight_amax[site++], std::bit_cast<uint32_t>(*WeightAmax(t.dtype, bytes, t.name))) << t.name;
+    EXPECT_EQ(r->weight_amax[site++], std::bit_cast<uint32_t>(*WeightAmax(t.dtype, bytes, t.name)))
+        << t.name;
   }
   EXPECT_EQ(r->source, all.Finish());
   const auto names = OutputTensorsOf(run_.plan(), Layer0());
@@ -82,15 +86,18 @@ TEST_F(Evict, RecordSaysWhatWentIn) {
 
 TEST_F(Evict, NanInAWeightNamesTensorAndElement) {
   Poke("model.layers.0.mlp.up_proj.weight", 777, 0x7fc0);
-  ExpectRefused(run_.Evict(Layer0(), Amax()), "model.layers.0.mlp.up_proj.weight: element 777 is NaN");
+  ExpectRefused(run_.Evict(Layer0(), Amax()),
+                "model.layers.0.mlp.up_proj.weight: element 777 is NaN");
   Poke("model.layers.0.mlp.up_proj.weight", 777, 0xff80);
-  ExpectRefused(run_.Evict(Layer0(), Amax()), "model.layers.0.mlp.up_proj.weight: element 777 is infinite");
+  ExpectRefused(run_.Evict(Layer0(), Amax()),
+                "model.layers.0.mlp.up_proj.weight: element 777 is infinite");
 }
 
 TEST_F(Evict, NanInAnInputAmaxNamesTheSite) {
   auto amax = Amax();
   amax[3] = std::numeric_limits<float>::quiet_NaN();
-  ExpectRefused(run_.Evict(Layer0(), amax), "model.layers.0.self_attn.o_proj: its input amax is NaN");
+  ExpectRefused(run_.Evict(Layer0(), amax),
+                "model.layers.0.self_attn.o_proj: its input amax is NaN");
   amax[3] = std::numeric_limits<float>::infinity();
   ExpectRefused(run_.Evict(Layer0(), amax), "infinite");
   amax.pop_back();
@@ -115,12 +122,15 @@ TEST_F(Evict, SourceChanged) {
     if (tensor == "model.layers.0.input_layernorm.weight") return Digest{};
     return std::nullopt;
   };
-  ExpectRefused(EvictWith(options, Layer0()), "source changed: /w/src/model.safetensors: tensor model.layers.0.input_layernorm.weight");
+  ExpectRefused(
+      EvictWith(options, Layer0()),
+      "source changed: /w/src/model.safetensors: tensor model.layers.0.input_layernorm.weight");
   options.expected = [](const std::string& tensor) -> std::optional<Digest> {
     if (tensor == "model.layers.0.self_attn.k_proj.weight") return Digest{};
     return std::nullopt;
   };
-  ExpectRefused(EvictWith(options, Layer0()), "tensor model.layers.0.self_attn.k_proj.weight has SHA-256");
+  ExpectRefused(EvictWith(options, Layer0()),
+                "tensor model.layers.0.self_attn.k_proj.weight has SHA-256");
 }
 
 TEST_F(Evict, PlanAndSourceDisagree) {
@@ -182,7 +192,8 @@ TEST(OutputPlan, GreedyFillingAndOversizedTensors) {
   EXPECT_EQ(Names(PlanOutput(OneUnitPlan({40, 60, 1}), 100)), (V{{"t0", "t1"}, {"t2"}}));
   EXPECT_EQ(Names(PlanOutput(OneUnitPlan({100, 100}), 100)), (V{{"t0"}, {"t1"}}));
   // An oversized tensor becomes a file at once, before the one being filled.
-  EXPECT_EQ(Names(PlanOutput(OneUnitPlan({40, 500, 50, 20}), 100)), (V{{"t1"}, {"t0", "t2"}, {"t3"}}));
+  EXPECT_EQ(Names(PlanOutput(OneUnitPlan({40, 500, 50, 20}), 100)),
+            (V{{"t1"}, {"t0", "t2"}, {"t3"}}));
   const OutputPlan plan = PlanOutput(OneUnitPlan({40, 500, 50, 20}), 100);
   EXPECT_EQ(plan.files[2].name, "model-00003-of-00003.safetensors");
   EXPECT_EQ(plan.total_size, 610u);
@@ -206,7 +217,10 @@ TEST(OutputPlan, SitesBecomeFourTensors) {
 TEST(ParallelFor, VisitsEachIndexOnce) {
   for (const uint32_t threads : {0u, 1u, 3u, 40u}) {
     std::vector<std::atomic<int>> seen(100);
-    ASSERT_TRUE(ParallelFor(threads, seen.size(), [&](size_t i) { seen[i]++; return OkStatus(); }).ok());
+    ASSERT_TRUE(ParallelFor(threads, seen.size(), [&](size_t i) {
+                  seen[i]++;
+                  return OkStatus();
+                }).ok());
     for (const auto& s : seen) EXPECT_EQ(s, 1);
   }
 }

@@ -19,7 +19,9 @@
 
 namespace holdfast {
 
-inline std::string GoldenPath(const std::string& name) { return std::string(HOLDFAST_SOURCE_DIR "/tests/golden/exports/") + name; }
+inline std::string GoldenPath(const std::string& name) {
+  return std::string(HOLDFAST_SOURCE_DIR "/tests/golden/exports/") + name;
+}
 
 inline Bytes ReadGolden(const std::string& name) {
   PosixFileSystem fs;
@@ -61,9 +63,14 @@ inline Plan LlamaPlan(const LlamaShape& shape) {
     for (const uint64_t d : dims) t.bytes *= d;
     unit->tensors.push_back(t);
   };
-  struct Linear { const char* name; uint32_t set; uint64_t rows, cols; };
-  const Linear linears[] = {{"self_attn.q_proj", 0, 64, 64}, {"self_attn.k_proj", 0, 32, 64}, {"self_attn.v_proj", 0, 32, 64},
-                            {"self_attn.o_proj", 1, 64, 64}, {"mlp.gate_proj", 2, 128, 64},   {"mlp.up_proj", 2, 128, 64},
+  struct Linear {
+    const char* name;
+    uint32_t set;
+    uint64_t rows, cols;
+  };
+  const Linear linears[] = {{"self_attn.q_proj", 0, 64, 64}, {"self_attn.k_proj", 0, 32, 64},
+                            {"self_attn.v_proj", 0, 32, 64}, {"self_attn.o_proj", 1, 64, 64},
+                            {"mlp.gate_proj", 2, 128, 64},   {"mlp.up_proj", 2, 128, 64},
                             {"mlp.down_proj", 3, 64, 128}};
   for (uint32_t l = 0; l < shape.layers; ++l) {
     UnitPlan unit;
@@ -72,7 +79,8 @@ inline Plan LlamaPlan(const LlamaShape& shape) {
     const std::string prefix = "model.layers." + std::to_string(l) + ".";
     for (const Linear& x : linears) {
       tensor(&unit, prefix + x.name + ".weight", {x.rows, x.cols});
-      if (shape.attention || std::string(x.name).starts_with("mlp")) unit.sites.push_back({prefix + x.name, x.set, x.rows, x.cols});
+      if (shape.attention || std::string(x.name).starts_with("mlp"))
+        unit.sites.push_back({prefix + x.name, x.set, x.rows, x.cols});
     }
     tensor(&unit, prefix + "input_layernorm.weight", {64});
     tensor(&unit, prefix + "post_attention_layernorm.weight", {64});
@@ -95,7 +103,8 @@ inline Plan LlamaPlan(const LlamaShape& shape) {
 // Input amax of one unit's sites, from an input_amax.json of the golden exports.
 inline std::vector<float> InputAmax(const Json& all, const UnitPlan& unit) {
   std::vector<float> amax;
-  for (const SitePlan& s : unit.sites) amax.push_back(all.at(s.module + ".input_quantizer").at(0).get<float>());
+  for (const SitePlan& s : unit.sites)
+    amax.push_back(all.at(s.module + ".input_quantizer").at(0).get<float>());
   return amax;
 }
 
@@ -110,7 +119,8 @@ inline void WriteFile(FileSystem& fs, const std::string& path, const Bytes& byte
 }
 
 // Every file below `dir`: relative name -> content.
-inline std::map<std::string, Bytes> ReadTree(FileSystem& fs, const std::string& dir, const std::string& prefix = "") {
+inline std::map<std::string, Bytes> ReadTree(FileSystem& fs, const std::string& dir,
+                                             const std::string& prefix = "") {
   std::map<std::string, Bytes> out;
   const auto names = fs.List(dir);
   if (!names.ok()) return out;
@@ -129,7 +139,8 @@ inline std::map<std::string, Bytes> ReadTree(FileSystem& fs, const std::string& 
 class ExportRun {
  public:
   // `root` holds the run (root/run), the source (root/src) and the output (root/out).
-  ExportRun(FileSystem& fs, std::string root, const Plan& plan, uint64_t shard_bytes = 10'000'000'000)
+  ExportRun(FileSystem& fs, std::string root, const Plan& plan,
+            uint64_t shard_bytes = 10'000'000'000)
       : fs_(fs), root_(std::move(root)), layout_(root_ + "/run"), plan_(plan) {
     job_.uuid.bytes.fill(0x42);
     job_.source = root_ + "/src";
@@ -155,20 +166,26 @@ class ExportRun {
   void Begin() {
     const Status made = EnsureFormat(fs_, layout_, NextNonce());
     ASSERT_TRUE(made.ok()) << made.error().message;
-    Append("job", {}, {MakeControl({RecordClass::kJob, 0, 0, 0, 0}, job_.ToJson()), MakeControl({RecordClass::kPlan, 0, 0, 0, 0}, plan_.ToJson())});
+    Append("job", {},
+           {MakeControl({RecordClass::kJob, 0, 0, 0, 0}, job_.ToJson()),
+            MakeControl({RecordClass::kPlan, 0, 0, 0, 0}, plan_.ToJson())});
   }
 
-  Result<LayerRecord> Evict(const UnitPlan& unit, const std::vector<float>& input_amax, uint32_t threads = 2) {
+  Result<LayerRecord> Evict(const UnitPlan& unit, const std::vector<float>& input_amax,
+                            uint32_t threads = 2) {
     HOLDFAST_ASSIGN(const auto source, SourceModel::Open(fs_, job_.source));
     EvictOptions options;
     options.threads = threads;
     options.incarnation = NextNonce();
     return EvictUnit(fs_, layout_, *source, plan_, unit, input_amax, options);
   }
-  void CommitLayer(const LayerRecord& record) { Append("stage.00", {MakeControl({RecordClass::kLayer, 0, record.unit, 0, 0}, record.ToJson())}); }
+  void CommitLayer(const LayerRecord& record) {
+    Append("stage.00", {MakeControl({RecordClass::kLayer, 0, record.unit, 0, 0}, record.ToJson())});
+  }
   void EvictAll(const Json& amax) {
     for (const UnitPlan& unit : plan_.units) {
-      const auto record = Evict(unit, plan_.input_scales ? InputAmax(amax, unit) : std::vector<float>{});
+      const auto record =
+          Evict(unit, plan_.input_scales ? InputAmax(amax, unit) : std::vector<float>{});
       ASSERT_TRUE(record.ok()) << record.error().message;
       CommitLayer(*record);
     }
@@ -183,8 +200,11 @@ class ExportRun {
     options.claim.incarnation = NextNonce();
     options.claim.node = "test";
     options.claim.reason = "test";
-    HOLDFAST_ASSIGN(const auto writer, StreamWriter::Open(fs_, layout_, clock_, state.ReaderOf("merge"),
-                                                          [&](const Record& r, const Slot& s) { return state.Apply("merge", r, s); }, options));
+    HOLDFAST_ASSIGN(
+        const auto writer,
+        StreamWriter::Open(
+            fs_, layout_, clock_, state.ReaderOf("merge"),
+            [&](const Record& r, const Slot& s) { return state.Apply("merge", r, s); }, options));
     MergeOptions merge;
     merge.threads = threads;
     merge.incarnation = options.claim.incarnation;
@@ -206,13 +226,15 @@ class ExportRun {
     n.bytes[1] = static_cast<uint8_t>(lives_ >> 8);
     return n;
   }
-  void Append(const std::string& stream, std::vector<Record> records, std::vector<Record> with_claim = {}) {
+  void Append(const std::string& stream, std::vector<Record> records,
+              std::vector<Record> with_claim = {}) {
     StreamReader reader(fs_, layout_, stream, job_.uuid);
     StreamWriter::Options options;
     options.job = job_.uuid;
     options.claim.incarnation = NextNonce();
     options.claim.node = "test";
-    auto writer = StreamWriter::Open(fs_, layout_, clock_, &reader, nullptr, options, std::move(with_claim));
+    auto writer =
+        StreamWriter::Open(fs_, layout_, clock_, &reader, nullptr, options, std::move(with_claim));
     ASSERT_TRUE(writer.ok()) << writer.error().message;
     if (records.empty()) return;
     const Status s = (*writer)->Append(std::move(records));

@@ -25,8 +25,12 @@ Bytes FileWithHeader(const std::string& header, uint64_t data_bytes) {
   return out;
 }
 
-Result<std::vector<TensorInfo>> Parse(const Bytes& file) { return ParseSafetensorsHeader(file, file.size(), "m.safetensors"); }
-Result<std::vector<TensorInfo>> Parse(const std::string& header, uint64_t data_bytes) { return Parse(FileWithHeader(header, data_bytes)); }
+Result<std::vector<TensorInfo>> Parse(const Bytes& file) {
+  return ParseSafetensorsHeader(file, file.size(), "m.safetensors");
+}
+Result<std::vector<TensorInfo>> Parse(const std::string& header, uint64_t data_bytes) {
+  return Parse(FileWithHeader(header, data_bytes));
+}
 
 void ExpectRefused(const Result<std::vector<TensorInfo>>& r, const std::string& why) {
   ASSERT_EQ(r.code(), ErrorCode::kInvalidArgument);
@@ -50,7 +54,11 @@ TEST(SafetensorsHeader, ReadsByOffset) {
 
 TEST(SafetensorsHeader, EmptyTensorsAndNoTensors) {
   EXPECT_TRUE(Parse("{}", 0).ok());
-  EXPECT_TRUE(Parse(R"({"a":{"dtype":"F32","shape":[0,9],"data_offsets":[0,0]},"b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1).ok());
+  EXPECT_TRUE(
+      Parse(
+          R"({"a":{"dtype":"F32","shape":[0,9],"data_offsets":[0,0]},"b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+          1)
+          .ok());
 }
 
 TEST(SafetensorsHeader, TruncatedFile) {
@@ -62,7 +70,9 @@ TEST(SafetensorsHeader, TruncatedFile) {
   ExpectRefused(Parse(kTwo, 11), "truncated: tensor \"b\"");
 }
 
-TEST(SafetensorsHeader, TailBelongsToNothing) { ExpectRefused(Parse(kTwo, 13), "1 bytes after the last tensor"); }
+TEST(SafetensorsHeader, TailBelongsToNothing) {
+  ExpectRefused(Parse(kTwo, 13), "1 bytes after the last tensor");
+}
 
 TEST(SafetensorsHeader, OversizedHeader) {
   Bytes file;
@@ -74,46 +84,76 @@ TEST(SafetensorsHeader, OversizedHeader) {
 }
 
 TEST(SafetensorsHeader, Overlap) {
-  ExpectRefused(Parse(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})", 6),
-                "overlaps the one before it");
-  ExpectRefused(Parse(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4),
-                "overlaps the one before it");
+  ExpectRefused(
+      Parse(
+          R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})",
+          6),
+      "overlaps the one before it");
+  ExpectRefused(
+      Parse(
+          R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+          4),
+      "overlaps the one before it");
 }
 
 TEST(SafetensorsHeader, Gap) {
-  ExpectRefused(Parse(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), "leaves a gap before it");
+  ExpectRefused(Parse(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8),
+                "leaves a gap before it");
 }
 
 TEST(SafetensorsHeader, DuplicateKey) {
-  ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})", 2),
-                "duplicate key \"a\"");
+  ExpectRefused(
+      Parse(
+          R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
+          2),
+      "duplicate key \"a\"");
 }
 
 TEST(SafetensorsHeader, UnknownDtype) {
-  ExpectRefused(Parse(R"({"a":{"dtype":"F4","shape":[1],"data_offsets":[0,1]}})", 1), "tensor \"a\": unknown dtype \"F4\"");
+  ExpectRefused(Parse(R"({"a":{"dtype":"F4","shape":[1],"data_offsets":[0,1]}})", 1),
+                "tensor \"a\": unknown dtype \"F4\"");
 }
 
 TEST(SafetensorsHeader, WrongByteCount) {
-  ExpectRefused(Parse(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4), "dtype and shape need 8 bytes");
-  ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[4,2]}})", 4), "need 2 bytes");
+  ExpectRefused(Parse(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4),
+                "dtype and shape need 8 bytes");
+  ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[4,2]}})", 4),
+                "need 2 bytes");
 }
 
 TEST(SafetensorsHeader, ShapeOverflow) {
-  ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0), "more than 2^64");
-  ExpectRefused(Parse(R"({"a":{"dtype":"F32","shape":[4611686018427387905],"data_offsets":[0,4]}})", 4), "more than 2^64");
-  ExpectRefused(Parse(R"({"a":{"dtype":"F32","shape":[18446744073709551616],"data_offsets":[0,4]}})", 4), "\"shape\"");
+  ExpectRefused(
+      Parse(R"({"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0),
+      "more than 2^64");
+  ExpectRefused(
+      Parse(R"({"a":{"dtype":"F32","shape":[4611686018427387905],"data_offsets":[0,4]}})", 4),
+      "more than 2^64");
+  ExpectRefused(
+      Parse(R"({"a":{"dtype":"F32","shape":[18446744073709551616],"data_offsets":[0,4]}})", 4),
+      "\"shape\"");
 }
 
 TEST(SafetensorsHeader, HugeOffsetsDoNotWrap) {
-  ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[18446744073709551614,18446744073709551615]}})", 1), "need 2 bytes");
-  ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[18446744073709551614,18446744073709551615]}})", 1), "truncated");
+  ExpectRefused(
+      Parse(
+          R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[18446744073709551614,18446744073709551615]}})",
+          1),
+      "need 2 bytes");
+  ExpectRefused(
+      Parse(
+          R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[18446744073709551614,18446744073709551615]}})",
+          1),
+      "truncated");
 }
 
 TEST(SafetensorsHeader, WrongTypes) {
   ExpectRefused(Parse(R"({"a":3})", 0), "expected an object");
-  ExpectRefused(Parse(R"({"a":{"dtype":3,"shape":[1],"data_offsets":[0,1]}})", 1), "\"dtype\" is not a string");
-  ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}})", 1), "non-negative");
-  ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[1.0],"data_offsets":[0,1]}})", 1), "non-negative");
+  ExpectRefused(Parse(R"({"a":{"dtype":3,"shape":[1],"data_offsets":[0,1]}})", 1),
+                "\"dtype\" is not a string");
+  ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}})", 1),
+                "non-negative");
+  ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[1.0],"data_offsets":[0,1]}})", 1),
+                "non-negative");
   ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[1]}})", 1), "\"data_offsets\" is missing");
   ExpectRefused(Parse(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0]}})", 1), "pair");
   ExpectRefused(Parse(R"({"__metadata__":{"format":1}})", 0), "__metadata__");
@@ -144,15 +184,23 @@ TEST(SafetensorsFuzz, MutationsOfAValidHeader) {
   std::mt19937 random(99);
   const auto end = std::chrono::steady_clock::now() + kFuzzTime;
   const Bytes valid = FileWithHeader(kTwo, 12);
-  const std::string tokens[] = {"0", "9", "\"", "{", "}", "[", "]", ",", "18446744073709551615", "-1", "1e99", "null", "\\u0000", "F32", "\xff"};
+  const std::string tokens[] = {
+      "0",  "9",    "\"",   "{",       "}",   "[",   "]", ",", "18446744073709551615",
+      "-1", "1e99", "null", "\\u0000", "F32", "\xff"};
   for (int i = 0; i < kFuzzRounds && std::chrono::steady_clock::now() < end; ++i) {
     Bytes file = valid;
     for (int edits = 1 + random() % 3; edits > 0 && !file.empty(); --edits) {
       const size_t at = random() % file.size();
       switch (random() % 4) {
-        case 0: file[at] = static_cast<uint8_t>(random()); break;
-        case 1: file.erase(file.begin() + static_cast<long>(at)); break;
-        case 2: file.resize(at); break;
+        case 0:
+          file[at] = static_cast<uint8_t>(random());
+          break;
+        case 1:
+          file.erase(file.begin() + static_cast<long>(at));
+          break;
+        case 2:
+          file.resize(at);
+          break;
         default: {
           const std::string& t = tokens[random() % std::size(tokens)];
           file.insert(file.begin() + static_cast<long>(at), t.begin(), t.end());
@@ -165,7 +213,19 @@ TEST(SafetensorsFuzz, MutationsOfAValidHeader) {
 }
 
 std::string RandomJson(std::mt19937* random, int depth) {
-  const char* scalars[] = {"0", "1", "-3", "4", "1.5", "true", "null", "\"F32\"", "\"U8\"", "\"\"", "[0,4]", "[1]", "18446744073709551615"};
+  const char* scalars[] = {"0",
+                           "1",
+                           "-3",
+                           "4",
+                           "1.5",
+                           "true",
+                           "null",
+                           "\"F32\"",
+                           "\"U8\"",
+                           "\"\"",
+                           "[0,4]",
+                           "[1]",
+                           "18446744073709551615"};
   if (depth == 0 || (*random)() % 3 == 0) return scalars[(*random)() % std::size(scalars)];
   const char* keys[] = {"a", "b", "dtype", "shape", "data_offsets", "__metadata__"};
   const bool object = (*random)() % 3 != 0;
@@ -189,13 +249,17 @@ TEST(SafetensorsFuzz, RandomJson) {
 // ---- the writer ----
 
 TEST(SafetensorsLayout, OrderPaddingAndOffsets) {
-  const SafetensorsLayout l = LayOutSafetensors({{"z.weight", DType::kU8, {2, 4}, 0, 0}, {"b", DType::kF8E4M3, {2, 1}, 0, 0},
-                                                 {"n", DType::kBF16, {3}, 0, 0}, {"s2", DType::kF32, {}, 0, 0}, {"s1", DType::kF32, {}, 0, 0}});
+  const SafetensorsLayout l = LayOutSafetensors({{"z.weight", DType::kU8, {2, 4}, 0, 0},
+                                                 {"b", DType::kF8E4M3, {2, 1}, 0, 0},
+                                                 {"n", DType::kBF16, {3}, 0, 0},
+                                                 {"s2", DType::kF32, {}, 0, 0},
+                                                 {"s1", DType::kF32, {}, 0, 0}});
   const std::string text(l.header.begin() + 8, l.header.end());
-  EXPECT_EQ(text.substr(0, text.find_last_not_of(' ') + 1),
-            R"({"__metadata__":{"format":"pt"},"s1":{"dtype":"F32","shape":[],"data_offsets":[0,4]},)"
-            R"("s2":{"dtype":"F32","shape":[],"data_offsets":[4,8]},"n":{"dtype":"BF16","shape":[3],"data_offsets":[8,14]},)"
-            R"("b":{"dtype":"F8_E4M3","shape":[2,1],"data_offsets":[14,16]},"z.weight":{"dtype":"U8","shape":[2,4],"data_offsets":[16,24]}})");
+  EXPECT_EQ(
+      text.substr(0, text.find_last_not_of(' ') + 1),
+      R"({"__metadata__":{"format":"pt"},"s1":{"dtype":"F32","shape":[],"data_offsets":[0,4]},)"
+      R"("s2":{"dtype":"F32","shape":[],"data_offsets":[4,8]},"n":{"dtype":"BF16","shape":[3],"data_offsets":[8,14]},)"
+      R"("b":{"dtype":"F8_E4M3","shape":[2,1],"data_offsets":[14,16]},"z.weight":{"dtype":"U8","shape":[2,4],"data_offsets":[16,24]}})");
   EXPECT_EQ(l.header.size() % 8, 0u);
   EXPECT_EQ(l.file_size, l.header.size() + 24);
   Bytes file = l.header;
@@ -208,9 +272,12 @@ TEST(SafetensorsLayout, OrderPaddingAndOffsets) {
 
 TEST(SafetensorsLayout, HeadersOfTheGoldenExports) {
   PosixFileSystem fs;
-  for (const char* name : {"a_llama_nvfp4/model.safetensors", "g_llama_w4a16/model.safetensors", "h_qwen3moe/model.safetensors",
-                           "l_llama_mlponly/model-00002-of-00004.safetensors", "n_float16/model.safetensors"}) {
-    const auto file = SafetensorsFile::Open(fs, std::string(HOLDFAST_SOURCE_DIR "/tests/golden/exports/") + name);
+  for (const char* name :
+       {"a_llama_nvfp4/model.safetensors", "g_llama_w4a16/model.safetensors",
+        "h_qwen3moe/model.safetensors", "l_llama_mlponly/model-00002-of-00004.safetensors",
+        "n_float16/model.safetensors"}) {
+    const auto file =
+        SafetensorsFile::Open(fs, std::string(HOLDFAST_SOURCE_DIR "/tests/golden/exports/") + name);
     ASSERT_TRUE(file.ok()) << file.error().message;
     const SafetensorsLayout l = LayOutSafetensors((*file)->tensors());
     EXPECT_EQ(Sha256(l.header), (*file)->header_sha256()) << name;
@@ -229,14 +296,18 @@ class ModelDir : public testing::Test {
     std::filesystem::create_directories(dir_);
   }
   void TearDown() override { std::filesystem::remove_all(dir_); }
-  void Write(const std::string& name, const std::string& text) { std::ofstream(dir_ + "/" + name, std::ios::binary) << text; }
+  void Write(const std::string& name, const std::string& text) {
+    std::ofstream(dir_ + "/" + name, std::ios::binary) << text;
+  }
   void WriteTensors(const std::string& file, const std::vector<std::string>& names) {
     std::vector<TensorInfo> tensors;
     for (const auto& n : names) tensors.push_back({n, DType::kU8, {4}, 0, 0});
     const SafetensorsLayout l = LayOutSafetensors(tensors);
     Write(file, std::string(l.header.begin(), l.header.end()) + std::string(4 * names.size(), 'x'));
   }
-  void WriteIndex(const std::string& map) { Write("model.safetensors.index.json", R"({"metadata":{},"weight_map":)" + map + "}"); }
+  void WriteIndex(const std::string& map) {
+    Write("model.safetensors.index.json", R"({"metadata":{},"weight_map":)" + map + "}");
+  }
   void ExpectRefused(const std::string& why) {
     const auto model = SourceModel::Open(fs_, dir_);
     ASSERT_EQ(model.code(), ErrorCode::kInvalidArgument);
@@ -303,7 +374,8 @@ TEST_F(ModelDir, TensorInTwoFiles) {
   WriteIndex(R"({"a":"model-1.safetensors","b":"model-2.safetensors"})");
   const auto model = SourceModel::Open(fs_, dir_);
   ASSERT_EQ(model.code(), ErrorCode::kInvalidArgument);
-  EXPECT_THAT(model.error().message, testing::AnyOf(HasSubstr("in two files"), HasSubstr("but it lies in")));
+  EXPECT_THAT(model.error().message,
+              testing::AnyOf(HasSubstr("in two files"), HasSubstr("but it lies in")));
 }
 
 TEST_F(ModelDir, IndexEscapesTheDirectory) {

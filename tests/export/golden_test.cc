@@ -13,7 +13,8 @@ namespace holdfast {
 namespace {
 
 std::string OurVersion(const Bytes& golden) {
-  return std::regex_replace(std::string(golden.begin(), golden.end()), std::regex("0\\.47\\.0\\.dev0"), "0.47.0");
+  return std::regex_replace(std::string(golden.begin(), golden.end()),
+                            std::regex("0\\.47\\.0\\.dev0"), "0.47.0");
 }
 
 // config.json as it was before the export appended to it.
@@ -53,8 +54,12 @@ void ExpectEqualsGolden(const std::string& dir, const LlamaShape& shape) {
 }
 
 TEST(GoldenExport, Llama) { ExpectEqualsGolden("a_llama_nvfp4", {}); }
-TEST(GoldenExport, WeightOnly) { ExpectEqualsGolden("g_llama_w4a16", {.layers = 1, .input_scales = false}); }
-TEST(GoldenExport, Float16) { ExpectEqualsGolden("n_float16", {.layers = 1, .dtype = DType::kF16}); }
+TEST(GoldenExport, WeightOnly) {
+  ExpectEqualsGolden("g_llama_w4a16", {.layers = 1, .input_scales = false});
+}
+TEST(GoldenExport, Float16) {
+  ExpectEqualsGolden("n_float16", {.layers = 1, .dtype = DType::kF16});
+}
 
 struct Tensors {
   Bytes file;
@@ -65,11 +70,15 @@ struct Tensors {
     if (!parsed.ok()) return;
     for (const TensorInfo& t : *parsed) infos[t.name] = t;
   }
-  ByteSpan operator[](const std::string& name) const { return ByteSpan(file).subspan(infos.at(name).offset, infos.at(name).bytes); }
+  ByteSpan operator[](const std::string& name) const {
+    return ByteSpan(file).subspan(infos.at(name).offset, infos.at(name).bytes);
+  }
   bool Has(const std::string& name) const { return infos.contains(name); }
 };
 
-bool SameBytes(ByteSpan a, ByteSpan b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
+bool SameBytes(ByteSpan a, ByteSpan b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
 
 // The KV scales that this export carries are outside our recipes; everything else must agree.
 TEST(GoldenExport, TiedEmbeddings) {
@@ -123,7 +132,8 @@ TEST(GoldenExport, FourFilesAndIndex) {
     const std::string name = "model-0000" + std::to_string(i) + "-of-00004.safetensors";
     golden[name] = ReadGolden(dir + "/" + name);
     const Tensors file(golden[name]);
-    for (const auto& [tensor, info] : file.infos) tensors[tensor] = Bytes(file[tensor].begin(), file[tensor].end());
+    for (const auto& [tensor, info] : file.infos)
+      tensors[tensor] = Bytes(file[tensor].begin(), file[tensor].end());
   }
   for (const UnitPlan& unit : run.plan().units) {
     PackWriter packs(fs, run.layout(), Nonce{}, unit.label);
@@ -144,14 +154,17 @@ TEST(GoldenExport, FourFilesAndIndex) {
   ASSERT_TRUE(manifest.ok()) << manifest.error().message;
   std::map<std::string, Bytes> out = ReadTree(fs, "/w/out");
   for (const auto& [name, bytes] : golden) EXPECT_TRUE(out[name] == bytes) << name;
-  EXPECT_EQ(AsText(out["model.safetensors.index.json"]), AsText(ReadGolden(dir + "/model.safetensors.index.json")));
+  EXPECT_EQ(AsText(out["model.safetensors.index.json"]),
+            AsText(ReadGolden(dir + "/model.safetensors.index.json")));
   EXPECT_EQ(std::string(AsText(out["config.json"])), OurVersion(ReadGolden(dir + "/config.json")));
-  EXPECT_EQ(std::string(AsText(out["hf_quant_config.json"])), OurVersion(ReadGolden(dir + "/hf_quant_config.json")));
+  EXPECT_EQ(std::string(AsText(out["hf_quant_config.json"])),
+            OurVersion(ReadGolden(dir + "/hf_quant_config.json")));
 }
 
 // ---- experts: weight bytes of one Qwen3-MoE layer by layer, fused in the source ----
 
-void ExpectWeight(const Tensors& golden, const std::string& module, ByteSpan weight, uint64_t rows, uint64_t cols, float amax) {
+void ExpectWeight(const Tensors& golden, const std::string& module, ByteSpan weight, uint64_t rows,
+                  uint64_t cols, float amax) {
   const float scale2 = GlobalScale(amax);
   Bytes packed(rows * cols / 2), scales(rows * cols / 16), global;
   QuantizeNvfp4(DType::kBF16, weight, rows, cols, scale2, packed, scales);
@@ -162,20 +175,25 @@ void ExpectWeight(const Tensors& golden, const std::string& module, ByteSpan wei
 }
 
 TEST(GoldenExport, Qwen3MoeExperts) {
-  const Tensors golden(ReadGolden("h_qwen3moe/model.safetensors")), source(ReadGolden("h_qwen3moe_src/model.safetensors"));
+  const Tensors golden(ReadGolden("h_qwen3moe/model.safetensors")),
+      source(ReadGolden("h_qwen3moe_src/model.safetensors"));
   const Json amax = GoldenAmax("h_qwen3moe");
   size_t checked = 0;
   for (const auto& [name, info] : source.infos) {
     const size_t at = name.find(".experts.");
     if (at == std::string::npos) continue;
     const std::string layer = name.substr(0, at + 9);
-    const uint64_t experts = info.shape[0], rows = info.shape[1], cols = info.shape[2], bytes = rows * cols * 2;
+    const uint64_t experts = info.shape[0], rows = info.shape[1], cols = info.shape[2],
+                   bytes = rows * cols * 2;
     for (uint64_t e = 0; e < experts; ++e) {
       const ByteSpan expert = source[name].subspan(e * bytes, bytes);
       const float top = *WeightAmax(DType::kBF16, expert, name);
       const std::string prefix = layer + std::to_string(e) + ".";
       const bool down = name.ends_with("down_proj");
-      const float scale = GlobalScale(amax.at(layer + (down ? "down_proj" : "gate_up_proj") + "_input_quantizer").at(0).get<float>());
+      const float scale =
+          GlobalScale(amax.at(layer + (down ? "down_proj" : "gate_up_proj") + "_input_quantizer")
+                          .at(0)
+                          .get<float>());
       if (down) {
         ExpectWeight(golden, prefix + "down_proj", expert, rows, cols, top);
       } else {
@@ -184,7 +202,9 @@ TEST(GoldenExport, Qwen3MoeExperts) {
       }
       Bytes stored;
       PutLe(&stored, std::bit_cast<uint32_t>(scale));
-      EXPECT_TRUE(SameBytes(stored, golden[prefix + (down ? "down_proj" : "gate_proj") + ".input_scale"])) << prefix;
+      EXPECT_TRUE(
+          SameBytes(stored, golden[prefix + (down ? "down_proj" : "gate_proj") + ".input_scale"]))
+          << prefix;
       ++checked;
     }
   }

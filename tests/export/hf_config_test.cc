@@ -22,7 +22,9 @@ std::string Golden(const std::string& name) {
   return bytes.ok() ? std::string(bytes->begin(), bytes->end()) : "";
 }
 
-std::string OurVersion(const std::string& golden) { return std::regex_replace(golden, std::regex("0\\.47\\.0\\.dev0"), "0.47.0"); }
+std::string OurVersion(const std::string& golden) {
+  return std::regex_replace(golden, std::regex("0\\.47\\.0\\.dev0"), "0.47.0");
+}
 
 // The source's config.json: the golden one before quantization_config was appended.
 std::string WithoutQuantization(const std::string& config) {
@@ -39,9 +41,13 @@ const Case kCases[] = {
     {"a_llama_nvfp4", {true, {"lm_head", "model.embed_tokens"}}},
     {"g_llama_w4a16", {false, {"lm_head", "model.embed_tokens"}}},
     {"l_llama_mlponly",
-     {true, {"lm_head", "model.embed_tokens", "model.layers.0.self_attn*", "model.layers.1.self_attn*", "model.layers.2.self_attn*"}}},
+     {true,
+      {"lm_head", "model.embed_tokens", "model.layers.0.self_attn*", "model.layers.1.self_attn*",
+       "model.layers.2.self_attn*"}}},
     {"n_float16", {true, {"lm_head", "model.embed_tokens"}}},
-    {"h_qwen3moe", {true, {"lm_head", "model.embed_tokens", "model.layers.0.mlp.gate", "model.layers.1.mlp.gate"}}},
+    {"h_qwen3moe",
+     {true,
+      {"lm_head", "model.embed_tokens", "model.layers.0.mlp.gate", "model.layers.1.mlp.gate"}}},
 };
 
 TEST(HfConfig, EqualsModelOptimizer) {
@@ -50,26 +56,35 @@ TEST(HfConfig, EqualsModelOptimizer) {
     const auto ours = MakeConfigJson(WithoutQuantization(golden), c.quant);
     ASSERT_TRUE(ours.ok()) << ours.error().message;
     EXPECT_EQ(*ours, OurVersion(golden)) << c.dir;
-    EXPECT_EQ(MakeHfQuantConfigJson(c.quant), OurVersion(Golden(std::string(c.dir) + "/hf_quant_config.json"))) << c.dir;
+    EXPECT_EQ(MakeHfQuantConfigJson(c.quant),
+              OurVersion(Golden(std::string(c.dir) + "/hf_quant_config.json")))
+        << c.dir;
   }
 }
 
 TEST(HfConfig, KeepsSpellingsAndReplacesAnOldQuantization) {
   const auto r = MakeConfigJson(
-      "{\"quantization_config\":{\"a\":[1,2]},\"eps\" : 1e-06,\n\"theta\":10000.0,\"big\":12345678901234567890123,"
+      "{\"quantization_config\":{\"a\":[1,2]},\"eps\" : "
+      "1e-06,\n\"theta\":10000.0,\"big\":12345678901234567890123,"
       "\"e\":1E5,\"l\":[],\"o\":{ },\"s\":\"a\\\"}\\u00e9\\\\\",\"n\":[null,[1,2.50]]}",
       {false, {"lm_head"}});
   ASSERT_TRUE(r.ok()) << r.error().message;
-  EXPECT_THAT(*r, testing::StartsWith("{\n    \"eps\": 1e-06,\n    \"theta\": 10000.0,\n    \"big\": 12345678901234567890123,\n    \"e\": 1E5,\n"
-                                      "    \"l\": [],\n    \"o\": {},\n    \"s\": \"a\\\"}\\u00e9\\\\\",\n    \"n\": [\n        null,\n        [\n"
-                                      "            1,\n            2.50\n        ]\n    ],\n    \"quantization_config\": {"));
+  EXPECT_THAT(
+      *r,
+      testing::StartsWith(
+          "{\n    \"eps\": 1e-06,\n    \"theta\": 10000.0,\n    \"big\": "
+          "12345678901234567890123,\n    \"e\": 1E5,\n"
+          "    \"l\": [],\n    \"o\": {},\n    \"s\": \"a\\\"}\\u00e9\\\\\",\n    \"n\": [\n       "
+          " null,\n        [\n"
+          "            1,\n            2.50\n        ]\n    ],\n    \"quantization_config\": {"));
   EXPECT_EQ(r->find("\"a\": ["), std::string::npos);
 }
 
 TEST(HfConfig, EmptySourceObject) {
   const auto r = MakeConfigJson("{}", {});
   ASSERT_TRUE(r.ok());
-  EXPECT_THAT(*r, testing::StartsWith("{\n    \"quantization_config\": {\n        \"config_groups\""));
+  EXPECT_THAT(*r,
+              testing::StartsWith("{\n    \"quantization_config\": {\n        \"config_groups\""));
   EXPECT_THAT(*r, HasSubstr("\"ignore\": [],"));
 }
 
@@ -94,24 +109,36 @@ TEST(HfConfig, ReadsBackWhatItWrites) {
 }
 
 TEST(HfConfig, ReaderErrorsNameTheField) {
-  const auto parse = [](const char* text) { return ParseConfigQuant(*ParseJson(text, "t"), "out/config.json"); };
+  const auto parse = [](const char* text) {
+    return ParseConfigQuant(*ParseJson(text, "t"), "out/config.json");
+  };
   EXPECT_EQ(parse("{}").code(), ErrorCode::kNotFound);
-  EXPECT_THAT(parse(R"({"quantization_config":3})").error().message, HasSubstr("out/config.json: field \"quantization_config\""));
-  EXPECT_THAT(parse(R"({"quantization_config":{"quant_algo":4}})").error().message, HasSubstr("\"quant_algo\" is not a string"));
-  EXPECT_THAT(parse(R"({"quantization_config":{"ignore":"x"}})").error().message, HasSubstr("\"ignore\" is not a list"));
-  EXPECT_THAT(parse(R"({"quantization_config":{"ignore":[1]}})").error().message, HasSubstr("not a string"));
-  EXPECT_EQ(parse(R"({"quantization_config":{"exclude_modules":["a"],"group_size":32}})")->group_size, 32u);
-  EXPECT_EQ(parse(R"({"quantization_config":{"exclude_modules":["a"]}})")->exclude, std::vector<std::string>{"a"});
+  EXPECT_THAT(parse(R"({"quantization_config":3})").error().message,
+              HasSubstr("out/config.json: field \"quantization_config\""));
+  EXPECT_THAT(parse(R"({"quantization_config":{"quant_algo":4}})").error().message,
+              HasSubstr("\"quant_algo\" is not a string"));
+  EXPECT_THAT(parse(R"({"quantization_config":{"ignore":"x"}})").error().message,
+              HasSubstr("\"ignore\" is not a list"));
+  EXPECT_THAT(parse(R"({"quantization_config":{"ignore":[1]}})").error().message,
+              HasSubstr("not a string"));
+  EXPECT_EQ(
+      parse(R"({"quantization_config":{"exclude_modules":["a"],"group_size":32}})")->group_size,
+      32u);
+  EXPECT_EQ(parse(R"({"quantization_config":{"exclude_modules":["a"]}})")->exclude,
+            std::vector<std::string>{"a"});
 }
 
 TEST(IndexJson, SortedAndIndented) {
   EXPECT_EQ(MakeIndexJson(5, 10, {{"b", "f2"}, {"a", "f1"}}),
-            "{\n  \"metadata\": {\n    \"total_parameters\": 5,\n    \"total_size\": 10\n  },\n  \"weight_map\": {\n    \"a\": \"f1\",\n"
+            "{\n  \"metadata\": {\n    \"total_parameters\": 5,\n    \"total_size\": 10\n  },\n  "
+            "\"weight_map\": {\n    \"a\": \"f1\",\n"
             "    \"b\": \"f2\"\n  }\n}\n");
 }
 
 TEST(IsExcluded, VllmRules) {
-  const std::vector<std::string> list = {"lm_head", "model.layers.0.self_attn*", "model.layers.3.self_attn.q_proj", "model.layers.1.mlp.gate"};
+  const std::vector<std::string> list = {"lm_head", "model.layers.0.self_attn*",
+                                         "model.layers.3.self_attn.q_proj",
+                                         "model.layers.1.mlp.gate"};
   EXPECT_TRUE(IsExcluded(list, "lm_head"));
   EXPECT_TRUE(IsExcluded(list, "model.layers.0.self_attn.q_proj"));
   EXPECT_TRUE(IsExcluded(list, "model.layers.0.self_attn.o_proj"));
@@ -119,12 +146,14 @@ TEST(IsExcluded, VllmRules) {
   EXPECT_TRUE(IsExcluded(list, "model.layers.3.self_attn.q_proj"));
   EXPECT_FALSE(IsExcluded(list, "model.layers.3.self_attn.k_proj"));
   EXPECT_TRUE(IsExcluded(list, "model.layers.1.mlp.gate"));
-  EXPECT_TRUE(IsExcluded(list, "model.layers.1.mlp.up_proj"));  // substring of gate_up_proj: the trap
+  EXPECT_TRUE(
+      IsExcluded(list, "model.layers.1.mlp.up_proj"));  // substring of gate_up_proj: the trap
   EXPECT_FALSE(IsExcluded(list, "model.layers.1.mlp.experts.7.gate_proj"));
   EXPECT_FALSE(IsExcluded(list, "model.layers.2.mlp.down_proj"));
   EXPECT_TRUE(IsExcluded({}, "model.visual.blocks.0.attn.qkv"));
   EXPECT_TRUE(IsExcluded({"model.layers.*.mlp.down?proj"}, "model.layers.12.mlp.down_proj"));
-  EXPECT_TRUE(IsExcluded({"model.layers.0.mlp.down_proj"}, "model.language_model.layers.0.mlp.down_proj"));
+  EXPECT_TRUE(
+      IsExcluded({"model.layers.0.mlp.down_proj"}, "model.language_model.layers.0.mlp.down_proj"));
   EXPECT_FALSE(IsExcluded({"a*b*d"}, "axxbxxc"));
 }
 

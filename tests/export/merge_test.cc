@@ -25,9 +25,11 @@ constexpr uint64_t kTinyFiles = 60000;  // two files
 struct Ready {
   SimFileSystem fs;
   ExportRun run;
-  explicit Ready(uint64_t seed = 1, uint64_t shard_bytes = kTinyFiles) : fs(seed), run(fs, "/w", LlamaPlan({}), shard_bytes) {
+  explicit Ready(uint64_t seed = 1, uint64_t shard_bytes = kTinyFiles)
+      : fs(seed), run(fs, "/w", LlamaPlan({}), shard_bytes) {
     run.AddWeights(ReadGolden("a_llama_nvfp4_src/model.safetensors"));
-    run.AddSidecar("config.json", ToBytes("{\"bos_token_id\": 1, \"eos_token_id\": [2, 3], \"pad_token_id\": null, \"rms_norm_eps\": 1e-06}"));
+    run.AddSidecar("config.json", ToBytes("{\"bos_token_id\": 1, \"eos_token_id\": [2, 3], "
+                                          "\"pad_token_id\": null, \"rms_norm_eps\": 1e-06}"));
     run.AddSidecar("tokenizer.json", ToBytes("{\"a\": 1}"));
     run.AddSidecar("chat_template.jinja", ToBytes("{{ x }}"));
     run.AddSidecar("hf_quant_config.json", ToBytes("{}"));
@@ -68,8 +70,10 @@ std::vector<std::string> Hidden(FileSystem& fs) {
 TEST(Merge, WritesEverything) {
   std::vector<std::string> names;
   for (const auto& [name, bytes] : Undisturbed()) names.push_back(name);
-  EXPECT_THAT(names, testing::ElementsAre("SHA256SUMS", "chat_template.jinja", "config.json", "generation_config.json", "hf_quant_config.json",
-                                          "holdfast.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+  EXPECT_THAT(names, testing::ElementsAre("SHA256SUMS", "chat_template.jinja", "config.json",
+                                          "generation_config.json", "hf_quant_config.json",
+                                          "holdfast.json", "model-00001-of-00002.safetensors",
+                                          "model-00002-of-00002.safetensors",
                                           "model.safetensors.index.json", "tokenizer.json"));
 }
 
@@ -83,7 +87,8 @@ TEST(Merge, ManifestCoversEveryOtherFile) {
 
 TEST(Merge, GenerationConfigFromTheModelConfig) {
   EXPECT_EQ(AsText(Undisturbed().at("generation_config.json")),
-            "{\n  \"_from_model_config\": true,\n  \"bos_token_id\": 1,\n  \"eos_token_id\": [\n    2,\n    3\n  ]\n}\n");
+            "{\n  \"_from_model_config\": true,\n  \"bos_token_id\": 1,\n  \"eos_token_id\": [\n   "
+            " 2,\n    3\n  ]\n}\n");
 }
 
 TEST(Merge, ThreadsAndClaimsDoNotChangeAByte) {
@@ -153,7 +158,8 @@ TEST(MergeCrash, PowerCutAtEveryStep) {
     const bool died = DieAt(&r, n);
     r.fs.Crash();
     const auto out = ReadTree(r.fs, "/w/out");
-    EXPECT_TRUE(out.empty() || out == Undisturbed()) << "half-written output after a power cut at step " << n;
+    EXPECT_TRUE(out.empty() || out == Undisturbed())
+        << "half-written output after a power cut at step " << n;
     FinishAndCompare(&r, "power cut at step " + std::to_string(n));
     if (testing::Test::HasFailure() || !died) return;
   }
@@ -187,6 +193,26 @@ TEST(MergeCrash, FinishedFilesAreNotWrittenAgain) {
   ASSERT_TRUE(r.run.Merge().ok());
   EXPECT_EQ(appended, 0u);
   EXPECT_TRUE(ReadTree(r.fs, "/w/out") == Undisturbed());
+}
+
+// Or a disk that filled up once could never be enough again.
+TEST(MergeCrash, UnfinishedFilesOfDeadClaimsGiveTheirSpaceBack) {
+  Ready r;
+  const auto die = [&](const std::string& op, const std::string& path) -> Status {
+    const bool second = path.ends_with("model-00002-of-00002.safetensors");
+    return op == "sync" && second ? Status(ErrnoError(ENOSPC, "full")) : OkStatus();
+  };
+  for (int life = 0; life < 4; ++life) {
+    r.fs.SetHook(die);
+    EXPECT_EQ(r.run.Merge().code(), ErrorCode::kResourceExhausted);
+    r.fs.SetHook(nullptr);
+    size_t unfinished = 0;
+    for (const std::string& dir : Hidden(r.fs)) {
+      unfinished += *r.fs.Exists("/w/" + dir + "/model-00002-of-00002.safetensors");
+    }
+    EXPECT_EQ(unfinished, 1u) << "life " << life;
+  }
+  FinishAndCompare(&r, "no space, four times");
 }
 
 TEST(MergeCrash, ADamagedFileOfADeadClaimIsWrittenAgain) {
@@ -242,7 +268,8 @@ TEST(MergeRefuses, AChangedOrMissingSidecar) {
   WriteFile(r.fs, "/w/src/tokenizer.json", ToBytes("{\"a\": 2}"));
   auto result = r.run.Merge();
   EXPECT_EQ(result.code(), ErrorCode::kInvalidArgument);
-  EXPECT_THAT(result.error().message, HasSubstr("/w/src/tokenizer.json: changed since the job began"));
+  EXPECT_THAT(result.error().message,
+              HasSubstr("/w/src/tokenizer.json: changed since the job began"));
   ASSERT_TRUE(r.fs.Unlink("/w/src/tokenizer.json").ok());
   result = r.run.Merge();
   EXPECT_EQ(result.code(), ErrorCode::kInvalidArgument);
@@ -264,7 +291,8 @@ TEST(MergeRefuses, AUnitThatWasNotEvicted) {
 TEST(MergeRefuses, ADamagedPack) {
   Ready r;
   const auto packs = ReadTree(r.fs, "/w/run/pack");
-  for (const auto& [name, bytes] : packs) r.fs.Corrupt("/w/run/pack/" + name, bytes.size() / 2, 0x01);
+  for (const auto& [name, bytes] : packs)
+    r.fs.Corrupt("/w/run/pack/" + name, bytes.size() / 2, 0x01);
   const auto result = r.run.Merge();
   EXPECT_EQ(result.code(), ErrorCode::kCorrupt);
   EXPECT_THAT(result.error().message, HasSubstr("jobctl fsck"));
@@ -286,18 +314,21 @@ TEST(MergeRefuses, ASidecarThatEscapes) {
 TEST(Merge, SidecarsInSubfolders) {
   Ready r;
   r.run.AddSidecar("extra/deep/notes.txt", ToBytes("n"));
-  const auto files = MakeMetadata(r.fs, r.run.job(), r.run.plan(), PlanOutput(r.run.plan(), kTinyFiles));
+  const auto files =
+      MakeMetadata(r.fs, r.run.job(), r.run.plan(), PlanOutput(r.run.plan(), kTinyFiles));
   ASSERT_TRUE(files.ok());
   EXPECT_EQ(AsText(files->at("extra/deep/notes.txt")), "n");
 }
 
 TEST(Manifest, ParsesOnlyItself) {
-  const std::map<std::string, Digest> files = {{"a", Sha256(AsBytes("1"))}, {"b c", Sha256(AsBytes("2"))}};
+  const std::map<std::string, Digest> files = {{"a", Sha256(AsBytes("1"))},
+                                               {"b c", Sha256(AsBytes("2"))}};
   const auto back = ParseManifest(MakeManifest(files), "S");
   ASSERT_TRUE(back.ok());
   EXPECT_EQ(*back, files);
   const std::string hex = Sha256(AsBytes("1")).Hex();
-  for (const std::string& bad : {hex, hex + "  a", hex + " a\n", "zz" + hex.substr(2) + "  a\n", hex + "  a\n" + hex + "  a\n", std::string("\n")}) {
+  for (const std::string& bad : {hex, hex + "  a", hex + " a\n", "zz" + hex.substr(2) + "  a\n",
+                                 hex + "  a\n" + hex + "  a\n", std::string("\n")}) {
     EXPECT_EQ(ParseManifest(bad, "S").code(), ErrorCode::kCorrupt) << bad;
   }
 }
@@ -329,12 +360,19 @@ TEST(ChunkStream, OrderIsKeptWhateverTheTiming) {
 TEST(ChunkStream, ErrorsEndIt) {
   std::vector<ChunkJob> jobs(100, ChunkJob{0, 0, 0, 4});
   for (uint32_t i = 0; i < 100; ++i) jobs[i].chunk = i;
-  const auto read = [](const ChunkJob& j, std::span<uint8_t>) { return j.chunk == 40 ? Status(Corrupt("chunk 40")) : OkStatus(); };
+  const auto read = [](const ChunkJob& j, std::span<uint8_t>) {
+    return j.chunk == 40 ? Status(Corrupt("chunk 40")) : OkStatus();
+  };
   uint32_t seen = 0;
-  const Status s = StreamChunks(jobs, read, 4, nullptr, [&](ByteSpan) { ++seen; return OkStatus(); });
+  const Status s = StreamChunks(jobs, read, 4, nullptr, [&](ByteSpan) {
+    ++seen;
+    return OkStatus();
+  });
   EXPECT_EQ(s.code(), ErrorCode::kCorrupt);
   EXPECT_EQ(seen, 40u);
-  EXPECT_EQ(StreamChunks(jobs, read, 4, nullptr, [](ByteSpan) { return Status(Exhausted("full")); }).code(), ErrorCode::kResourceExhausted);
+  EXPECT_EQ(StreamChunks(jobs, read, 4, nullptr, [](ByteSpan) { return Status(Exhausted("full")); })
+                .code(),
+            ErrorCode::kResourceExhausted);
   EXPECT_TRUE(StreamChunks({}, read, 4, nullptr, nullptr).ok());
 }
 

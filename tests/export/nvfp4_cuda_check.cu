@@ -30,7 +30,8 @@ Bytes RandomWeights(DType type, uint64_t n, int flavour, std::mt19937* random) {
     uint32_t bits = (*random)();
     if (flavour == 0) bits = std::bit_cast<uint32_t>(normal(*random));
     if (flavour == 1 && bits % 3 == 0) bits = 0;
-    if (flavour == 2) bits = std::bit_cast<uint32_t>(static_cast<float>(bits % 25) * 0.25f) + (bits >> 8) % 3;
+    if (flavour == 2)
+      bits = std::bit_cast<uint32_t>(static_cast<float>(bits % 25) * 0.25f) + (bits >> 8) % 3;
     if (flavour == 3) bits &= 0x80ffffffu;
     if (type == DType::kF32) {
       if ((bits & 0x7f800000) == 0x7f800000) bits ^= 0x40000000;
@@ -56,8 +57,11 @@ bool Compare(DType type, uint64_t rows, uint64_t cols, const Bytes& data, float 
   cudaMemcpy(packed2.data(), p.p, n / 2, cudaMemcpyDeviceToHost);
   cudaMemcpy(scales2.data(), s.p, n / 16, cudaMemcpyDeviceToHost);
   const auto gpu = WeightAmaxCuda(type, w.p, n, "w", nullptr);
-  const bool same = done.ok() && packed == packed2 && scales == scales2 && gpu.ok() && *gpu == *WeightAmax(type, data, "w");
-  if (!same) std::printf("DIFFERS: %s %llux%llu scale2 %a\n", DTypeName(type), (unsigned long long)rows, (unsigned long long)cols, scale2);
+  const bool same = done.ok() && packed == packed2 && scales == scales2 && gpu.ok() &&
+                    *gpu == *WeightAmax(type, data, "w");
+  if (!same)
+    std::printf("DIFFERS: %s %llux%llu scale2 %a\n", DTypeName(type), (unsigned long long)rows,
+                (unsigned long long)cols, scale2);
   return same;
 }
 
@@ -65,11 +69,13 @@ bool CompareAll() {
   std::mt19937 random(5);
   bool same = true;
   for (const DType type : {DType::kBF16, DType::kF16, DType::kF32}) {
-    for (const auto& [rows, cols] : std::vector<std::pair<uint64_t, uint64_t>>{{1, 16}, {3, 48}, {17, 16}, {5, 240}, {64, 512}, {33, 4112}}) {
+    for (const auto& [rows, cols] : std::vector<std::pair<uint64_t, uint64_t>>{
+             {1, 16}, {3, 48}, {17, 16}, {5, 240}, {64, 512}, {33, 4112}}) {
       for (int flavour = 0; flavour < 4; ++flavour) {
         const Bytes data = RandomWeights(type, rows * cols, flavour, &random);
         const float amax = *WeightAmax(type, data, "w");
-        for (const float scale2 : {GlobalScale(amax), GlobalScale(std::fmin(amax * 4, 3e38f)), 1.0f, 0x1p-149f, 1e-41f, 3e38f, .0123f}) {
+        for (const float scale2 : {GlobalScale(amax), GlobalScale(std::fmin(amax * 4, 3e38f)), 1.0f,
+                                   0x1p-149f, 1e-41f, 3e38f, .0123f}) {
           same &= Compare(type, rows, cols, data, scale2);
         }
       }
@@ -79,7 +85,8 @@ bool CompareAll() {
   for (uint32_t b = 0; b < 0x10000; ++b) {
     if ((b & 0x7f80) != 0x7f80) PutLe(&every, static_cast<uint16_t>(b));
   }
-  for (const float scale2 : {1.0f, 0.37f, 1e-6f, 1e20f}) same &= Compare(DType::kBF16, 1, every.size() / 2, every, scale2);
+  for (const float scale2 : {1.0f, 0.37f, 1e-6f, 1e20f})
+    same &= Compare(DType::kBF16, 1, every.size() / 2, every, scale2);
   return same;
 }
 
@@ -107,7 +114,8 @@ void PrintSpeed() {
     cudaEventElapsedTime(&ms, begin, end);
     best = std::fmin(best, ms);
   }
-  std::printf("14336x4096 bf16: %.3f ms, %.1f G weights/s\n", best, static_cast<double>(n) / best / 1e6);
+  std::printf("14336x4096 bf16: %.3f ms, %.1f G weights/s\n", best,
+              static_cast<double>(n) / best / 1e6);
 }
 
 }  // namespace

@@ -67,7 +67,10 @@ void Expect(const Quantized& q, const char* packed, const char* scales, uint32_t
 
 TEST(Nvfp4Vectors, V1Ties) {
   for (const DType t : {DType::kBF16, DType::kF32}) {
-    Expect(Quantize(t, AfterTopBlock({.25f, -.25f, .75f, -.75f, 1.25f, -1.25f, 1.75f, -1.75f, 2.5f, -2.5f, 3.5f, -3.5f, 5, -5, 6, -0.0f}), 32),
+    Expect(Quantize(t,
+                    AfterTopBlock({.25f, -.25f, .75f, -.75f, 1.25f, -1.25f, 1.75f, -1.75f, 2.5f,
+                                   -2.5f, 3.5f, -3.5f, 5, -5, 6, -0.0f}),
+                    32),
            "070000000000000080a2a2c4c4e6e607", "7e38", 0x3f800000);
   }
 }
@@ -80,13 +83,15 @@ TEST(Nvfp4Vectors, V2NeighboursOfTies) {
   }
   v.push_back(6);
   v.push_back(-6);
-  Expect(Quantize(DType::kF32, AfterTopBlock(v), 32), "070000000000000081213243546576f7", "7e38", 0x3f800000);
+  Expect(Quantize(DType::kF32, AfterTopBlock(v), 32), "070000000000000081213243546576f7", "7e38",
+         0x3f800000);
 }
 
 TEST(Nvfp4Vectors, V3SignedZeros) {
   std::vector<float> v(16);
   for (size_t i = 1; i < 16; i += 2) v[i] = -0.0f;
-  Expect(Quantize(DType::kBF16, AfterTopBlock(v), 32), "07000000000000000000000000000000", "7e38", 0x3f800000);
+  Expect(Quantize(DType::kBF16, AfterTopBlock(v), 32), "07000000000000000000000000000000", "7e38",
+         0x3f800000);
 }
 
 // Model-Optimizer writes NaN for an all-zero tensor (its V4); we write zeros with scale 1.
@@ -95,21 +100,24 @@ TEST(Nvfp4Vectors, V4AllZeroIsZeroNotNan) {
 }
 
 TEST(Nvfp4Vectors, V5Underflow) {
-  Expect(Quantize(DType::kBF16, AfterTopBlock({1e-3f, -1e-3f, 4e-4f, -6e-4f}), 32), "07000000000000009190000000000000", "7e01",
-         0x3f800000);
+  Expect(Quantize(DType::kBF16, AfterTopBlock({1e-3f, -1e-3f, 4e-4f, -6e-4f}), 32),
+         "07000000000000009190000000000000", "7e01", 0x3f800000);
 }
 
 TEST(Nvfp4Vectors, V7Huge) {
   const float top = Bf16ToFloat(0x7f7f);
-  Expect(Quantize(DType::kBF16, Padded({top, -1e38f, 1, -1}, 16, 2e37f), 16), "c780111111111111", "7e", 0x79c24925);
+  Expect(Quantize(DType::kBF16, Padded({top, -1e38f, 1, -1}, 16, 2e37f), 16), "c780111111111111",
+         "7e", 0x79c24925);
 }
 
 TEST(Nvfp4Vectors, V8SubnormalGlobalScale) {
-  Expect(Quantize(DType::kBF16, Padded({1e-38f, -3e-39f, 2e-39f}, 16), 16), "c702000000000000", "7e", 0x00000a62);
+  Expect(Quantize(DType::kBF16, Padded({1e-38f, -3e-39f, 2e-39f}, 16), 16), "c702000000000000",
+         "7e", 0x00000a62);
 }
 
 TEST(Nvfp4Vectors, V11AmaxBelowTheTensor) {
-  Expect(Quantize(DType::kBF16, Padded({8, -8, 4, 1}, 16, .5f), 16, 1.0f), "f777555555555555", "7e", 0x39c30c31);
+  Expect(Quantize(DType::kBF16, Padded({8, -8, 4, 1}, 16, .5f), 16, 1.0f), "f777555555555555", "7e",
+         0x39c30c31);
 }
 
 TEST(GlobalScale, IsAProductNotADivision) {
@@ -150,10 +158,12 @@ uint8_t NearestE4m3(float x) {
 
 std::vector<float> InterestingE4m3() {
   const std::vector<double> values = E4m3Values();
-  std::vector<float> points = {0, 464, 448, 0x1p-9f, 0x1p-10f, 0x1p-6f, 0x1p-149f, 0x1p-126f, 3e38f, kInf, kNan};
+  std::vector<float> points = {0,         464,       448,   0x1p-9f, 0x1p-10f, 0x1p-6f,
+                               0x1p-149f, 0x1p-126f, 3e38f, kInf,    kNan};
   for (size_t i = 0; i < values.size(); ++i) {
     points.push_back(static_cast<float>(values[i]));
-    if (i + 1 < values.size()) points.push_back(static_cast<float>((values[i] + values[i + 1]) / 2));
+    if (i + 1 < values.size())
+      points.push_back(static_cast<float>((values[i] + values[i + 1]) / 2));
   }
   std::vector<float> all;
   for (const float p : points) {
@@ -206,8 +216,11 @@ TEST(E4m3, RandomFloats) {
 // ---- E2M1 ----
 
 TEST(E2m1, TiesNeighboursAndSpecials) {
-  const struct { float tie; uint8_t below, at, above; } rows[] = {
-      {.25f, 0, 0, 1}, {.75f, 1, 2, 2}, {1.25f, 2, 2, 3}, {1.75f, 3, 4, 4}, {2.5f, 4, 4, 5}, {3.5f, 5, 6, 6}, {5, 6, 6, 7}};
+  const struct {
+    float tie;
+    uint8_t below, at, above;
+  } rows[] = {{.25f, 0, 0, 1}, {.75f, 1, 2, 2}, {1.25f, 2, 2, 3}, {1.75f, 3, 4, 4},
+              {2.5f, 4, 4, 5}, {3.5f, 5, 6, 6}, {5, 6, 6, 7}};
   for (const auto& r : rows) {
     EXPECT_EQ(FloatToE2m1(std::nextafter(r.tie, 0.0f)), r.below);
     EXPECT_EQ(FloatToE2m1(r.tie), r.at);
@@ -250,13 +263,17 @@ TEST(WeightAmax, RefusesNonFiniteAndNamesTheElement) {
     v[37] = kNan;
     auto r = WeightAmax(t, Encode(t, v), "model.layers.3.mlp.up_proj.weight");
     ASSERT_EQ(r.code(), ErrorCode::kInvalidArgument);
-    EXPECT_NE(r.error().message.find("model.layers.3.mlp.up_proj.weight: element 37 is NaN"), std::string::npos) << r.error().message;
+    EXPECT_NE(r.error().message.find("model.layers.3.mlp.up_proj.weight: element 37 is NaN"),
+              std::string::npos)
+        << r.error().message;
     v[12] = -kInf;
     r = WeightAmax(t, Encode(t, v), "w");
-    EXPECT_NE(r.error().message.find("element 12 is infinite"), std::string::npos) << r.error().message;
+    EXPECT_NE(r.error().message.find("element 12 is infinite"), std::string::npos)
+        << r.error().message;
   }
   const Bytes f16 = {0x00, 0x3c, 0x00, 0x7c};
-  EXPECT_NE(WeightAmax(DType::kF16, f16, "w").error().message.find("element 1 is infinite"), std::string::npos);
+  EXPECT_NE(WeightAmax(DType::kF16, f16, "w").error().message.find("element 1 is infinite"),
+            std::string::npos);
   EXPECT_EQ(WeightAmax(DType::kF8E4M3, f16, "w").code(), ErrorCode::kInvalidArgument);
 }
 
@@ -273,10 +290,12 @@ Bytes RandomWeights(DType type, uint64_t n, int flavour, std::mt19937* random) {
   Bytes out;
   for (uint64_t i = 0; i < n; ++i) {
     uint32_t bits = (*random)();
-    if (flavour == 0) bits = std::bit_cast<uint32_t>(normal(*random));   // like a model
-    if (flavour == 1 && bits % 3 == 0) bits = 0;                         // any bits, holes of zero
-    if (flavour == 2) bits = std::bit_cast<uint32_t>(E2m1ToFloat(bits & 15) * (bits & 16 ? 1 : 1.0000001f) * 0.25f);
-    if (flavour == 3) bits = bits & 0x80000000u ? bits & 0x80ffffffu : bits & 0x00ffffffu;  // subnormals mostly
+    if (flavour == 0) bits = std::bit_cast<uint32_t>(normal(*random));  // like a model
+    if (flavour == 1 && bits % 3 == 0) bits = 0;                        // any bits, holes of zero
+    if (flavour == 2)
+      bits = std::bit_cast<uint32_t>(E2m1ToFloat(bits & 15) * (bits & 16 ? 1 : 1.0000001f) * 0.25f);
+    if (flavour == 3)
+      bits = bits & 0x80000000u ? bits & 0x80ffffffu : bits & 0x00ffffffu;  // subnormals mostly
     if (type == DType::kF32) {
       if ((bits & 0x7f800000) == 0x7f800000) bits ^= 0x40000000;
       PutLe(&out, bits);
@@ -298,8 +317,10 @@ void CompareKernels(DType type, uint64_t rows, uint64_t cols, const Bytes& data,
   for (const Nvfp4Kernel* kernel : Nvfp4Kernels()) {
     Bytes packed2(n / 2, 0xee), scales2(n / 16, 0xee);
     kernel->quantize[index](data.data(), n / 16, scale2, packed2.data(), scales2.data());
-    ASSERT_EQ(scales, scales2) << kernel->name << " " << DTypeName(type) << " " << rows << "x" << cols << " scale2 " << scale2;
-    ASSERT_EQ(packed, packed2) << kernel->name << " " << DTypeName(type) << " " << rows << "x" << cols << " scale2 " << scale2;
+    ASSERT_EQ(scales, scales2) << kernel->name << " " << DTypeName(type) << " " << rows << "x"
+                               << cols << " scale2 " << scale2;
+    ASSERT_EQ(packed, packed2) << kernel->name << " " << DTypeName(type) << " " << rows << "x"
+                               << cols << " scale2 " << scale2;
   }
 }
 
@@ -308,13 +329,21 @@ class Kernels : public testing::TestWithParam<DType> {};
 TEST_P(Kernels, EqualTheReference) {
   std::mt19937 random(5);
   const DType type = GetParam();
-  for (const auto& [rows, cols] : std::vector<std::pair<uint64_t, uint64_t>>{{1, 16}, {1, 32}, {3, 48}, {17, 16}, {5, 240}, {7, 272},
-                                                                             {16, 256}, {33, 512}, {2, 4112}}) {
+  for (const auto& [rows, cols] : std::vector<std::pair<uint64_t, uint64_t>>{{1, 16},
+                                                                             {1, 32},
+                                                                             {3, 48},
+                                                                             {17, 16},
+                                                                             {5, 240},
+                                                                             {7, 272},
+                                                                             {16, 256},
+                                                                             {33, 512},
+                                                                             {2, 4112}}) {
     for (int flavour = 0; flavour < 4; ++flavour) {
       const Bytes data = RandomWeights(type, rows * cols, flavour, &random);
       const float amax = *WeightAmax(type, data, "w");
       const float own = GlobalScale(amax);
-      for (const float scale2 : {own, GlobalScale(std::fmin(amax * 4, 3e38f)), own / 16 > 0 ? own / 16 : own, 1.0f, 0x1p-149f, 3e38f, 0.0123f}) {
+      for (const float scale2 : {own, GlobalScale(std::fmin(amax * 4, 3e38f)),
+                                 own / 16 > 0 ? own / 16 : own, 1.0f, 0x1p-149f, 3e38f, 0.0123f}) {
         CompareKernels(type, rows, cols, data, scale2);
       }
     }
@@ -328,7 +357,8 @@ TEST_P(Kernels, AbsMaxAgreesAndKeepsNonFinite) {
   for (uint64_t n : {0, 1, 15, 16, 17, 1000, 4097}) {
     const Bytes data = RandomWeights(type, n, 1, &random);
     for (const Nvfp4Kernel* kernel : Nvfp4Kernels()) {
-      EXPECT_EQ(kernel->abs_max[index](data.data(), n), Nvfp4Kernels().back()->abs_max[index](data.data(), n));
+      EXPECT_EQ(kernel->abs_max[index](data.data(), n),
+                Nvfp4Kernels().back()->abs_max[index](data.data(), n));
     }
   }
 }
@@ -360,13 +390,15 @@ TEST(Kernels, EveryBf16Value) {
     if ((b & 0x7f80) != 0x7f80) PutLe(&data, static_cast<uint16_t>(b));
   }
   ASSERT_EQ(data.size() / 2 % 16, 0u);
-  for (const float scale2 : {1.0f, 0.37f, 1e-6f, 1e20f}) CompareKernels(DType::kBF16, 1, data.size() / 2, data, scale2);
+  for (const float scale2 : {1.0f, 0.37f, 1e-6f, 1e20f})
+    CompareKernels(DType::kBF16, 1, data.size() / 2, data, scale2);
 }
 
 // Block scales at both ends of the range: s lands on, just under and just over 448 and 2^-9.
 TEST(Kernels, ScalesAtTheEnds) {
-  for (const float top : {448.0f * 6, std::nextafter(448.0f * 6, 0.0f), std::nextafter(448.0f * 6, 1e9f), 470.0f * 6, 0x1p-9f * 6,
-                          std::nextafter(0x1p-9f * 6, 0.0f), 0x1p-10f * 6, 0x1p-6f * 6, 0x1p-20f}) {
+  for (const float top :
+       {448.0f * 6, std::nextafter(448.0f * 6, 0.0f), std::nextafter(448.0f * 6, 1e9f), 470.0f * 6,
+        0x1p-9f * 6, std::nextafter(0x1p-9f * 6, 0.0f), 0x1p-10f * 6, 0x1p-6f * 6, 0x1p-20f}) {
     std::vector<float> v(32, top / 2);
     v[3] = -top;
     v[19] = 0x1p-30f;
