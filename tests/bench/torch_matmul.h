@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Plain torch matmuls of given shapes, timed: what bench_forward measures itself against. Keeps torch's headers out of its main.
 #pragma once
 
 #include <cstdint>
