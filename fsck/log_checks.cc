@@ -14,7 +14,8 @@ namespace {
 
 constexpr uint64_t kFormatBytesMax = 4096;
 constexpr const char* kSlotAdvice =
-    "restore the file from a copy of the run directory if there is one (slots never change); without one this work has to be done again";
+    "restore the file from a copy of the run directory if there is one (slots never change); without one begin the job again: move the run "
+    "directory away and type the `jobctl run` line once more";
 
 std::string SlotName(const std::string& stream, uint32_t seq) {
   char text[24];

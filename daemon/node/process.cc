@@ -146,13 +146,15 @@ std::optional<ChildEnd> ReapChild(pid_t pid) {
 }
 
 OomCounters ReadOomCounters() {
-  OomCounters c;
+  // The counter of our own cgroup counts kills of our own family and nobody else's. Only where none can be read does the whole
+  // machine's counter have to do: it also moves when a stranger is killed.
   for (const std::string& dir : CgroupDirs()) {
-    c.cgroup += Keyword(ReadText(dir + "/memory.events"), "oom_kill");
-    c.cgroup += Keyword(ReadText(dir + "/memory.oom_control"), "oom_kill");
+    for (const char* file : {"/memory.events", "/memory.oom_control"}) {
+      const std::string text = ReadText(dir + file);
+      if (text.find("oom_kill ") != std::string::npos) return {.cgroup = Keyword(text, "oom_kill"), .machine = 0};
+    }
   }
-  c.machine = Keyword(ReadText("/proc/vmstat"), "oom_kill");
-  return c;
+  return {.cgroup = 0, .machine = Keyword(ReadText("/proc/vmstat"), "oom_kill")};
 }
 
 uint64_t MemAvailableBytes() {

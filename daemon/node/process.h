@@ -39,8 +39,8 @@ struct ChildEnd {
 // Non-blocking; nullopt: still running.
 std::optional<ChildEnd> ReapChild(pid_t pid);
 
-// Kernel counters of OOM kills that could have hit our children: cgroup v1/v2 of this process and the whole machine. A SIGKILL while a
-// counter rose is an OOM kill; otherwise somebody else sent it.
+// The kernel's counter of OOM kills that could have hit our children: of this process's cgroup (v1 or v2), or of the whole machine where
+// no cgroup can be read. A SIGKILL while it rose is an OOM kill; otherwise somebody else sent it.
 struct OomCounters {
   uint64_t cgroup = 0, machine = 0;
   friend bool operator==(const OomCounters&, const OomCounters&) = default;
