@@ -64,6 +64,7 @@ class RunJob {
   bool OutputIsOurs();
   Status PrepareNew();
   Status PrepareResume();
+  StreamWriter::Options ClaimOptions(const Nonce& job) const;
   Status ClaimJob(std::vector<Record> records);
   Status Begin();
   void ShowPlan(const ResourcePlan& resources);
@@ -199,17 +200,23 @@ Status RunJob::PrepareResume() {
   return CheckSpace(fs_, resources_, options_.run_dir, job.out);
 }
 
-// Claims the job stream with `records` in the same slot: J, tokens and P for a new job, P for a new cut of an old one.
-Status RunJob::ClaimJob(std::vector<Record> records) {
-  const Nonce uuid = fresh_ ? new_job_.spec.uuid : state_.job().uuid;
-  records.push_back(MakeControl({.cls = RecordClass::kIncarnation, .a = static_cast<uint32_t>(state_.incarnations().size())}, self_.ToJson()));
+// What every claim of this process says.
+StreamWriter::Options RunJob::ClaimOptions(const Nonce& job) const {
   StreamWriter::Options options;
-  options.job = uuid;
+  options.job = job;
   options.claim.incarnation = self_.nonce;
   options.claim.node = self_.node;
   options.claim.reason = fresh_ ? "start" : "resume";
   options.claim.pid = self_.pid;
   options.claim.numerics = device_.numerics;
+  return options;
+}
+
+// Claims the job stream with `records` in the same slot: J, tokens and P for a new job, P for a new cut of an old one.
+Status RunJob::ClaimJob(std::vector<Record> records) {
+  const Nonce uuid = fresh_ ? new_job_.spec.uuid : state_.job().uuid;
+  records.push_back(MakeControl({.cls = RecordClass::kIncarnation, .a = static_cast<uint32_t>(state_.incarnations().size())}, self_.ToJson()));
+  StreamWriter::Options options = ClaimOptions(uuid);
   options.may_take_over = [this](const Claim& current) -> Status {
     HOLDFAST_TRY(state_.Refresh());
     return MayTakeOver(current);
@@ -307,13 +314,7 @@ Status RunJob::Calibrate() {
 
 Status RunJob::MergeAndFinish() {
   const std::string stream = RunLayout::MergeStream();
-  StreamWriter::Options options;
-  options.job = state_.job().uuid;
-  options.claim.incarnation = self_.nonce;
-  options.claim.node = self_.node;
-  options.claim.reason = fresh_ ? "start" : "resume";
-  options.claim.pid = self_.pid;
-  options.claim.numerics = device_.numerics;
+  const StreamWriter::Options options = ClaimOptions(state_.job().uuid);
   HOLDFAST_ASSIGN(const auto writer, StreamWriter::Open(fs_, state_.layout(), clock_, state_.ReaderOf(stream),
                                                         [&](const Record& r, const Slot& s) { return state_.Apply(stream, r, s); }, options));
   MergeOptions merge;

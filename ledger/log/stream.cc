@@ -71,7 +71,7 @@ Result<std::optional<Claim>> NewerClaim(const Slot& slot, uint64_t epoch) {
 Result<Nonce> ReadJobId(FileSystem& fs, const RunLayout& layout) {
   const std::string stream = RunLayout::JobStream();
   const auto file = ReadSlotFile(fs, layout, stream, 0);
-  if (file.code() == ErrorCode::kNotFound) return NotFound(layout.root() + ": holds no job yet; start one with `jobctl run` or `jobctl submit`");
+  if (file.code() == ErrorCode::kNotFound) return NotFound(layout.root() + ": holds no job yet; start one with `jobctl run`");
   if (!file.ok()) return file.error();
   const auto trailer = CheckSegment(*file);
   if (!trailer.ok()) return BadSlot(layout, stream, 0, trailer.error().message);

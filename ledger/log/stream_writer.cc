@@ -164,7 +164,7 @@ Result<StreamWriter::Landing> StreamWriter::CommitOnce(std::vector<Record> recor
   }
   abandoned_.push_back(trailer.commit);  // a delayed LINK may still arrive
   if (published.code() == ErrorCode::kResourceExhausted) return published.error();
-  return MakeError(ErrorCode::kTransient, published.error().message + " (twice, and nothing is there: a storage fault; see `jobctl doctor`)");
+  return MakeError(ErrorCode::kTransient, published.error().message + " (twice, and nothing is there: a storage fault; check the file server, then type the same line again)");
 }
 
 }  // namespace holdfast

@@ -102,7 +102,7 @@ Status PackWriter::Impl::PublishSealed() {
     if (!there.ok()) return published;
     if (there->size != current.file_size) {
       return Corrupt(path + ": has " + std::to_string(there->size) + " bytes instead of " + std::to_string(current.file_size) +
-                     "; run `jobctl fsck " + layout.root() + " --repair`");
+                     "; run `jobctl fsck " + layout.root() + " --deep`");
     }
     HOLDFAST_TRY(fs.SyncDir(DirName(path)));
   }
