@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/transport/keys.h"
 #include "daemon/wire/messages.h"
 
 namespace holdfast {
@@ -27,13 +28,21 @@ class Context {  // one per process; sockets must die before it
   std::unique_ptr<Impl> impl_;
 };
 
+// How a socket proves itself. All empty: plain, for sockets that do not leave the machine.
+struct SocketSecurity {
+  CurveKeys self;
+  std::string server_key;      // dealer: public key of whom it connects to
+  std::string keys_dir;        // router: the allow-list that this context's ZAP handler asks (deny by default)
+};
+
 class Socket {
  public:
   enum class Kind : uint8_t { kRouter, kDealer };
-  // Binds (router) or connects (dealer) to e.g. "ipc://@name" or "tcp://127.0.0.1:5000". `max_message_bytes` bounds what is received;
-  // `linger_ms` is how long the last messages may still travel after the socket is closed.
+  // Binds (router) or connects (dealer) to e.g. "ipc://@name", "tcp://127.0.0.1:5000" or "tcp://10.0.0.2:*". `max_message_bytes` bounds
+  // what is received; `linger_ms` is how long the last messages may still travel after the socket is closed.
   static Result<std::unique_ptr<Socket>> Open(Context& context, Kind kind, const std::string& endpoint, size_t max_message_bytes,
-                                              int linger_ms = 0);
+                                              int linger_ms = 0, const SocketSecurity& security = {});
+  std::string endpoint() const;   // as bound, with the real port
   ~Socket();
   // Sends frames without blocking. false: the queue is full or the peer is gone; nothing was sent.
   // For a router the first frame is the peer's routing id, as received.

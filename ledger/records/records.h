@@ -29,6 +29,7 @@ namespace holdfast {
 enum class RecordClass : uint8_t {
   kJob = 'J', kPlan = 'P', kIncarnation = 'N', kClaim = 'C', kRelease = 'R', kRenew = 'L', kPhase = 'B', kSource = 'W',
   kSample = 'S', kLayer = 'E', kExport = 'X', kSeal = 'Z', kMerge = 'M', kDone = 'D', kVoid = 'V', kCheckpoint = 'K',
+  kQueue = 'Q', kAssignment = 'A',
 };
 
 // 15 bytes, big endian, so that LMDB's memcmp order is the order of the fields.
@@ -168,7 +169,11 @@ struct Plan {                // P, a = plan number. A later plan may cut the mod
 struct Incarnation {         // N: one life of one process that may own streams
   std::string node;          // name of the node stream
   Nonce nonce;
-  std::string hostname, machine_id, boot_id, binary, device, endpoint;
+  std::string hostname, machine_id, boot_id, binary, device;
+  std::string endpoint;      // daemon: its control socket; worker: where it takes cuts ("tcp://10.0.0.2:41234", "ipc://@..."); "" = none
+  std::string public_key;    // CURVE public key of that socket, Z85 (40 characters); "" = plain
+  std::string version, numerics;      // of the program ("0.2.0") and of its device
+  uint64_t memory_bytes = 0, speed = 0, threads = 0;  // daemon: what it may plan with; MFLOP/s of a bf16 matmul as measured at start
   uint64_t pid = 0, start_ticks = 0;  // field 22 of /proc/<pid>/stat: tells a reused pid apart
   Json ToJson() const;
   static Result<Incarnation> FromJson(const Json& j);
@@ -199,6 +204,44 @@ struct PhaseBegin {          // B, a = phase, b = attempt
   uint64_t planned_bytes = 0, available_bytes = 0;
   Json ToJson() const;
   static Result<PhaseBegin> FromJson(const Json& j);
+};
+
+struct Assignment {          // A, a = number, in the job stream: which node is to work on which stage. The latest counts.
+  struct Entry {
+    StageId stage;
+    std::string node;        // "": waits, see `note`
+    std::string note;        // why it lies there or waits: "lost node n3", "needs 1.2 GB more than the largest node has"
+  };
+  uint32_t number = 0;
+  uint32_t plan = 0;         // number of the plan that it speaks of
+  std::vector<Entry> stages; // every stage of that plan that is not sealed
+  std::string merge_node;    // "" until every stage is sealed
+  std::string numerics;      // --reproducible: the class that all must have; else ""
+  std::string why;           // "start", "lost node n3", "n3 came back", "drain n1", ...
+  Json ToJson() const;
+  static Result<Assignment> FromJson(const Json& j);
+};
+
+// ---- the queue of a root (docs/ledger-format.md, "Roots") ----
+
+struct QueueRecord {         // Q, one per slot of the root's "queue" stream
+  enum class Op : uint8_t { kSubmit, kRefuse, kCancel, kRetry, kFinish, kDrain, kUndrain };
+  Op op = Op::kSubmit;
+  std::string job;           // 12 hex digits: the job's directory is jobs/<job>. Empty for drain and undrain
+  std::string name;          // submit, refuse: unique among the jobs of a root
+  std::string node;          // drain, undrain
+  std::string source, out;   // submit, refuse: for status
+  std::vector<std::string> after;       // submit: jobs that must be done before
+  uint32_t priority = 1000;             // submit: 1000 is neutral, higher goes first
+  std::vector<uint32_t> shard_layers;   // submit: as asked; empty: the coordinator cuts
+  std::vector<std::string> on;          // submit: the node of each stage; empty: any
+  bool reproducible = false;            // submit: one numerics class for all
+  std::string notify;        // submit: command to run at the end; "" = none
+  std::string outcome;       // finish: "done", "failed"
+  std::string detail;        // refuse, finish: what happened, to what, and the next command; cancel: ""
+  std::string by;            // "user@host", for people
+  Json ToJson() const;
+  static Result<QueueRecord> FromJson(const Json& j);
 };
 
 struct SourceRead {          // W, a = unit: digests of the source tensors as a worker read them

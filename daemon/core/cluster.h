@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The cluster as the pure part of a daemon sees it: nodes, stages, jobs. Values only; whoever does I/O fills them in.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ledger/base/ids.h"
+
+namespace holdfast {
+
+using TimeNs = uint64_t;                       // the observer's monotonic clock
+
+using LayerRange = std::pair<uint32_t, uint32_t>;   // [first, last)
+
+// The least memory with which a node can work on layers [first, last): one sample on one thread. Monotone in the range.
+using StageMemory = std::function<uint64_t(uint32_t first_layer, uint32_t last_layer)>;
+
+// What a node says of one of its tasks (Beat::tasks of this job).
+struct TaskView {
+  StageId stage;
+  bool merge = false;
+  std::string state;                           // TaskBeat::state
+  std::string error_code, error;
+};
+
+struct NodeView {                              // from a beat
+  std::string name;
+  Nonce incarnation;
+  uint64_t count = 0;                          // Beat::count: a rise is a sign of life
+  bool draining = false, paused = false;
+  uint64_t memory_bytes = 0;                   // what it may plan with, all jobs together
+  uint64_t memory_elsewhere = 0;               // of that, planned by tasks of other jobs
+  uint64_t speed = 1;                          // relative; never 0
+  std::string version, numerics;               // "0.2.0", "cpu/bf16/avx512_bf16/libtorch-1.13.1"
+  std::vector<TaskView> tasks;                 // of this job only
+};
+
+struct StageView {                             // from the fold
+  StageId stage;
+  uint32_t first_layer = 0, last_layer = 0;
+  uint64_t samples_done = 0, samples_total = 0;
+  bool sealed = false;
+  uint32_t tail = 0;                           // next slot of its stream: a rise is a sign of life of its owner
+  std::string owner;                           // node of the current claim; "" = never claimed or released
+};
+
+struct JobView {
+  uint32_t layers = 0;
+  uint32_t plan = 0;                           // number
+  std::vector<StageView> stages;               // of the latest plan, by layer
+  bool stages_given = false;                   // --shard-layers: the cut is the user's, kept as long as its stages fit somewhere
+  std::vector<std::string> on;                 // --on: the node of each stage that the user asked for; empty: any
+  bool reproducible = false;
+  bool done = false;                           // D is there
+  StageMemory memory;
+};
+
+// libtorch's part of a numerics class: "libtorch-1.13.1".
+std::string TorchOf(const std::string& numerics);
+
+}  // namespace holdfast

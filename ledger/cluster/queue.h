@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The queue of a root: folded from its "queue" stream. Nobody owns the stream for long: every command claims it, and its record
+// travels in the claim's slot, so that one link(2) decides between two of the same name.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "ledger/cluster/root.h"
+#include "ledger/log/stream.h"
+
+namespace holdfast {
+
+struct QueuedJob {
+  enum class State : uint8_t { kQueued, kDone, kFailed, kCancelled, kRefused };   // queued: waiting or running, its own ledger tells
+  QueueRecord submit;
+  State state = State::kQueued;
+  std::string detail;                // of the end, the refusal
+  uint32_t order = 0;                // slot of the submission
+  uint32_t retries = 0;
+  uint64_t submitted_wall_ns = 0, ended_wall_ns = 0;   // for people
+};
+
+class Queue {
+ public:
+  Queue(FileSystem& fs, RootLayout layout, Nonce root_uuid);
+  Status Refresh();                                   // reads what is new
+  const std::vector<QueuedJob>& jobs() const { return jobs_; }   // in order of submission
+  // By id, by a prefix of at least 4 digits that fits one job only, or by name. kNotFound, kInvalidArgument (ambiguous), each listing what there is.
+  Result<const QueuedJob*> Find(const std::string& id_or_name) const;
+  const std::set<std::string>& drained() const { return drained_; }
+  // Jobs that may be worked on, in the order of the night: queued, everything in `after` done; by priority, then by submission.
+  // A job whose predecessor failed, was refused or cancelled is held back (see Held).
+  std::vector<const QueuedJob*> Runnable() const;
+  // Why a queued job is not in Runnable: "waits for NAME", "NAME failed: resume or cancel it"; "" if it is.
+  std::string Held(const QueuedJob& job) const;
+  uint32_t next_seq() const;                          // changes when something was said
+
+  // Says something. `check` sees the queue as of the very slot that is tried (again after each lost race); its error is the outcome.
+  Status Append(const Clock& clock, const Incarnation& self, const QueueRecord& record, const std::function<Status(const Queue&)>& check);
+
+ private:
+  Status Apply(const Record& record, const Slot& slot);
+  FileSystem& fs_;
+  RootLayout layout_;
+  Nonce uuid_;
+  std::unique_ptr<StreamReader> reader_;
+  std::vector<QueuedJob> jobs_;
+  std::set<std::string> drained_;
+};
+
+// Every node name that was ever seen in a root: the last claim of its stream and the incarnation that made it.
+struct KnownNode {
+  std::string name;
+  Incarnation incarnation;
+  bool released = false;             // it said goodbye
+  uint32_t lives = 0;
+};
+class Roster {
+ public:
+  Roster(FileSystem& fs, RootLayout layout, Nonce root_uuid);
+  Status Refresh();                  // lists log/, reads what is new
+  const std::map<std::string, KnownNode>& nodes() const { return nodes_; }
+  StreamReader* ReaderOf(const std::string& node);    // for the claim of one's own stream; made on first use
+
+ private:
+  FileSystem& fs_;
+  RootLayout layout_;
+  Nonce uuid_;
+  std::map<std::string, std::unique_ptr<StreamReader>> readers_;   // by node name
+  std::map<std::string, KnownNode> nodes_;
+};
+
+}  // namespace holdfast
