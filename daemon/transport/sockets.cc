@@ -13,17 +13,26 @@ Context::~Context() = default;
 
 struct Socket::Impl {
   zmq::socket_t socket;
+  std::string endpoint;
 };
 Socket::Socket(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Socket::~Socket() = default;
+std::string Socket::endpoint() const { return impl_->endpoint; }
 
 Result<std::unique_ptr<Socket>> Socket::Open(Context& context, Kind kind, const std::string& endpoint, size_t max_message_bytes,
-                                             int linger_ms) {
+                                             int linger_ms, const SocketSecurity& security) {
   try {
     auto impl = std::make_unique<Impl>();
     impl->socket = zmq::socket_t(context.impl()->context, kind == Kind::kRouter ? zmq::socket_type::router : zmq::socket_type::dealer);
     zmq::socket_t& s = impl->socket;
     s.set(zmq::sockopt::linger, linger_ms);
+    s.set(zmq::sockopt::ipv6, 1);
+    if (!security.self.secret_key.empty()) {
+      s.set(zmq::sockopt::curve_publickey, security.self.public_key);
+      s.set(zmq::sockopt::curve_secretkey, security.self.secret_key);
+      if (kind == Kind::kRouter) s.set(zmq::sockopt::curve_server, 1);
+      else s.set(zmq::sockopt::curve_serverkey, security.server_key);
+    }
     s.set(zmq::sockopt::maxmsgsize, static_cast<int64_t>(max_message_bytes));
     s.set(zmq::sockopt::sndhwm, 64);
     s.set(zmq::sockopt::rcvhwm, 64);
@@ -38,6 +47,7 @@ Result<std::unique_ptr<Socket>> Socket::Open(Context& context, Kind kind, const 
       s.set(zmq::sockopt::immediate, 1);
       s.connect(endpoint);
     }
+    impl->endpoint = s.get(zmq::sockopt::last_endpoint);
     return std::unique_ptr<Socket>(new Socket(std::move(impl)));
   } catch (const zmq::error_t& e) {
     return Internal("ZeroMQ socket at " + endpoint + ": " + e.what());
