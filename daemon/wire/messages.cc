@@ -29,6 +29,7 @@ std::string WorkerReport::Encode() const {
                             {"units_total", units_total},
                             {"bytes_read", bytes_read},
                             {"bytes_written", bytes_written},
+                            {"bytes_total", bytes_total},
                             {"rss_bytes", rss_bytes},
                             {"cuts_received", cuts_received},
                             {"cuts_from_packs", cuts_from_packs},
@@ -58,6 +59,7 @@ Result<WorkerReport> WorkerReport::Decode(std::string_view text) {
   HOLDFAST_ASSIGN(r.units_total, Count(j, "units_total"));
   HOLDFAST_ASSIGN(r.bytes_read, Count(j, "bytes_read"));
   HOLDFAST_ASSIGN(r.bytes_written, Count(j, "bytes_written"));
+  HOLDFAST_ASSIGN(r.bytes_total, Count(j, "bytes_total"));
   HOLDFAST_ASSIGN(r.rss_bytes, Count(j, "rss_bytes"));
   HOLDFAST_ASSIGN(r.cuts_received, Count(j, "cuts_received"));
   HOLDFAST_ASSIGN(r.cuts_from_packs, Count(j, "cuts_from_packs"));

@@ -27,16 +27,20 @@ struct WorkerReport {
   Kind kind = Kind::kProgress;
   uint16_t stage = 0;
   uint32_t attempt = 0;
-  std::string phase;                 // "start", "load", "calibrate", "evict", "seal"
+  std::string phase;                 // "start", "load", "calibrate", "evict", "seal", "merge"
   uint64_t samples_done = 0, samples_total = 0;
   uint64_t units_done = 0, units_total = 0;
-  uint64_t bytes_read = 0, bytes_written = 0;  // source weights read; packs and slots published
+  uint64_t bytes_read = 0, bytes_written = 0;  // source weights read; packs and slots published; merge: of the output
+  uint64_t bytes_total = 0;                    // merge: to be written in all
   uint64_t rss_bytes = 0;
   uint64_t cuts_received = 0, cuts_from_packs = 0, chunks_dropped = 0;
   std::string error_code, error;     // kFailed
   std::string Encode() const;
   static Result<WorkerReport> Decode(std::string_view text);
 };
+
+// Supervisor -> worker, one frame: take no new samples for now; go on.
+inline constexpr char kPauseWord[] = "pause", kContinueWord[] = "continue";
 
 // Producer of a cut -> its consumer, on the data edge. A binary header frame, then a payload frame for kChunk.
 struct EdgeMessage {
