@@ -49,6 +49,16 @@ class Fields {
       return status_;
     });
   }
+  // A member that older writers do not know: where it is missing, `out` keeps what it holds.
+  template <class T>
+  Fields& Optional(const char* key, T* out) {
+    return Has(key) ? Get(key, out) : *this;
+  }
+  // Limits of untrusted input: a value of more bytes (elements) than `max` is refused.
+  template <class T>
+  Fields& AtMost(const char* key, const T& value, size_t max) {
+    return value.size() <= max ? *this : Fail(std::string("field \"") + key + "\" is longer than " + std::to_string(max));
+  }
   bool Has(const char* key) const { return object_.is_object() && object_.contains(key); }
   const Json* Member(const char* key);  // null after any error
   Fields& Fail(const std::string& why);

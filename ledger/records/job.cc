@@ -78,10 +78,13 @@ Status CheckPlan(const Plan& p) {
 }  // namespace
 
 Json JobSpec::ToJson() const {
-  return {{"uuid", uuid.Hex()}, {"source", source}, {"out", out}, {"calib", calib}, {"recipe", recipe}, {"architecture", architecture},
-          {"numerics", numerics}, {"samples", samples}, {"samples_requested", samples_requested}, {"seq_len", seq_len}, {"shard_bytes", shard_bytes},
-          {"calib_sha256", calib_sha256.Hex()}, {"tokens_sha256", tokens_sha256.Hex()},
-          {"weights", FilesToJson(weights)}, {"sidecars", FilesToJson(sidecars)}};
+  Json j = {{"uuid", uuid.Hex()}, {"source", source}, {"out", out}, {"calib", calib}, {"recipe", recipe}, {"architecture", architecture},
+            {"numerics", numerics}, {"samples", samples}, {"samples_requested", samples_requested}, {"seq_len", seq_len}, {"shard_bytes", shard_bytes},
+            {"calib_sha256", calib_sha256.Hex()}, {"tokens_sha256", tokens_sha256.Hex()},
+            {"weights", FilesToJson(weights)}, {"sidecars", FilesToJson(sidecars)}};
+  if (!name.empty()) j["name"] = name;
+  if (!config.empty()) j["config"] = config;
+  return j;
 }
 
 Result<JobSpec> JobSpec::FromJson(const Json& j) {
@@ -90,7 +93,9 @@ Result<JobSpec> JobSpec::FromJson(const Json& j) {
       .Get("recipe", &s.recipe).Get("architecture", &s.architecture).Get("numerics", &s.numerics).Get("samples", &s.samples)
       .Get("samples_requested", &s.samples_requested)
       .Get("seq_len", &s.seq_len).Get("shard_bytes", &s.shard_bytes).Get("calib_sha256", &s.calib_sha256)
-      .Get("tokens_sha256", &s.tokens_sha256).Array("weights", &s.weights, ReadFile).Array("sidecars", &s.sidecars, ReadFile).status());
+      .Get("tokens_sha256", &s.tokens_sha256).Array("weights", &s.weights, ReadFile).Array("sidecars", &s.sidecars, ReadFile)
+      .Optional("name", &s.name).AtMost("name", s.name, kNameBytesMax)
+      .Optional("config", &s.config).AtMost("config", s.config, kConfigBytesMax).status());
   return s;
 }
 

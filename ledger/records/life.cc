@@ -1,20 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Records about the life of streams: who, since when, doing what.
+#include <string_view>
+
 #include "ledger/records/fields.h"
 #include "ledger/records/records.h"
 
 namespace holdfast {
 
-Json Incarnation::ToJson() const {
-  return {{"node", node}, {"nonce", nonce.Hex()}, {"hostname", hostname}, {"machine_id", machine_id}, {"boot_id", boot_id},
-          {"binary", binary}, {"device", device}, {"endpoint", endpoint}, {"pid", pid}, {"start_ticks", start_ticks}};
+static bool IsZ85Key(const std::string& key) {
+  constexpr std::string_view kAlphabet = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#";
+  return key.size() == 40 && key.find_first_not_of(kAlphabet) == std::string::npos;
 }
+
+// What later versions added is written only where it says something, so that the records of `jobctl run` stay as they were.
+Json Incarnation::ToJson() const {
+  Json j = {{"node", node}, {"nonce", nonce.Hex()}, {"hostname", hostname}, {"machine_id", machine_id}, {"boot_id", boot_id},
+            {"binary", binary}, {"device", device}, {"endpoint", endpoint}, {"pid", pid}, {"start_ticks", start_ticks}};
+  for (const auto& [key, value] : {std::pair("public_key", &public_key), std::pair("version", &version), std::pair("numerics", &numerics)}) {
+    if (!value->empty()) j[key] = *value;
+  }
+  for (const auto& [key, value] : {std::pair("memory_bytes", memory_bytes), std::pair("speed", speed), std::pair("threads", threads)}) {
+    if (value != 0) j[key] = value;
+  }
+  return j;
+}
+
 Result<Incarnation> Incarnation::FromJson(const Json& j) {
   Incarnation i;
-  HOLDFAST_TRY(Fields(j, "incarnation record").Get("node", &i.node).Get("nonce", &i.nonce).Get("hostname", &i.hostname)
-      .Get("machine_id", &i.machine_id).Get("boot_id", &i.boot_id).Get("binary", &i.binary).Get("device", &i.device)
-      .Get("endpoint", &i.endpoint).Get("pid", &i.pid).Get("start_ticks", &i.start_ticks).status());
+  Fields f(j, "incarnation record");
+  f.Get("node", &i.node).Get("nonce", &i.nonce).Get("hostname", &i.hostname).Get("machine_id", &i.machine_id)
+      .Get("boot_id", &i.boot_id).Get("binary", &i.binary).Get("device", &i.device).Get("endpoint", &i.endpoint)
+      .Get("pid", &i.pid).Get("start_ticks", &i.start_ticks);
+  f.Optional("public_key", &i.public_key).Optional("version", &i.version).Optional("numerics", &i.numerics)
+      .Optional("memory_bytes", &i.memory_bytes).Optional("speed", &i.speed).Optional("threads", &i.threads);
+  for (const auto& [key, value] : {std::pair("node", &i.node), std::pair("hostname", &i.hostname), std::pair("machine_id", &i.machine_id),
+                                   std::pair("boot_id", &i.boot_id), std::pair("binary", &i.binary), std::pair("device", &i.device),
+                                   std::pair("endpoint", &i.endpoint), std::pair("version", &i.version), std::pair("numerics", &i.numerics)}) {
+    f.AtMost(key, *value, kPathBytesMax);
+  }
+  if (!i.public_key.empty() && !IsZ85Key(i.public_key)) f.Fail("field \"public_key\" is not a Z85 key of 40 characters");
+  HOLDFAST_TRY(f.status());
   return i;
 }
 

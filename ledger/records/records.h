@@ -68,6 +68,16 @@ struct ChunkRef {           // one value of a pack
   Digest digest;            // SHA-256 of the value
 };
 
+// Longest that a decoder lets pass. Names become parts of paths; everything else is for people.
+inline constexpr size_t kNameBytesMax = 64;
+inline constexpr size_t kPathBytesMax = 4096;
+inline constexpr size_t kTextBytesMax = 64u << 10;
+inline constexpr size_t kConfigBytesMax = 4u << 20;
+inline constexpr size_t kListMax = 4096;         // stages, nodes, jobs in one list
+// [A-Za-z0-9][A-Za-z0-9_.-]{0,63}: names of nodes and jobs; safe as part of a path.
+bool IsPlainName(const std::string& name);
+bool IsJobId(const std::string& id);             // 12 lower-case hex digits
+
 struct PackManifest {
   Digest root;              // = the pack's name; covers size, skeleton and every chunk (see pack.h)
   uint64_t file_size = 0;
@@ -102,6 +112,7 @@ struct SourceFile {          // a file of the source model, pinned when the job 
 
 struct JobSpec {             // J, part 0; immutable. Everything that decides the result.
   Nonce uuid;
+  std::string name;          // of a job of a root, as people call it; "" = none
   std::string source;        // absolute path of the model directory
   std::string out;           // absolute path of the output directory
   std::string calib;         // absolute path of the calibration file, for people
@@ -112,6 +123,7 @@ struct JobSpec {             // J, part 0; immutable. Everything that decides th
   uint32_t samples_requested = 0;  // as asked for with --samples; 0: not asked, up to 512
   uint32_t seq_len = 0;      // maximum tokens of one
   uint64_t shard_bytes = 0;  // maximum bytes of an output file
+  std::string config;        // text of the source's config.json as pinned: a node plans memory without reading the source; "" = older writer
   Digest calib_sha256;       // of the calibration file's bytes
   Digest tokens_sha256;      // over all token ids (u32 LE) of all samples, each preceded by its length (u32 LE)
   std::vector<SourceFile> weights;   // safetensors files

@@ -51,7 +51,55 @@ SampleRecord SampleWithCut() {
 }
 
 Incarnation SmallIncarnation() {
-  return {"spark1", NonceOf(3), "host", "machine", "boot", "holdfast-worker 0.1", "cpu", "tcp://x:1", 77, 12345};
+  Incarnation i;
+  i.node = "spark1";
+  i.nonce = NonceOf(3);
+  i.hostname = "host";
+  i.machine_id = "machine";
+  i.boot_id = "boot";
+  i.binary = "holdfast-worker 0.1";
+  i.device = "cpu";
+  i.endpoint = "tcp://x:1";
+  i.pid = 77;
+  i.start_ticks = 12345;
+  return i;
+}
+
+Incarnation DaemonIncarnation() {
+  Incarnation i = SmallIncarnation();
+  i.public_key = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7";
+  i.version = "0.2.0";
+  i.numerics = "cpu/bf16/avx2/libtorch-1.13.1";
+  i.memory_bytes = 128ull << 30;
+  i.speed = 90000;
+  i.threads = 20;
+  return i;
+}
+
+Assignment SmallAssignment() {
+  Assignment a;
+  a.number = 3;
+  a.plan = 1;
+  a.stages = {{StageId(0), "spark1", ""}, {StageId(2), "", "needs 1.2 GB more than the largest node has"}};
+  a.numerics = "cpu/test";
+  a.why = "lost node n3";
+  return a;
+}
+
+QueueRecord SmallSubmit() {
+  QueueRecord q;
+  q.job = "0123456789ab";
+  q.name = "night-1";
+  q.source = "/models/small";
+  q.out = "/models/small-nvfp4";
+  q.after = {"ba9876543210", "night-0"};
+  q.priority = 1500;
+  q.shard_layers = {41, 41, 6};
+  q.on = {"spark1", "spark2", ""};
+  q.reproducible = true;
+  q.notify = "mail -s done me";
+  q.by = "me@laptop";
+  return q;
 }
 
 // Encodes, decodes and encodes again: the same canonical bytes.
@@ -107,7 +155,14 @@ void Exercise(const T& value) {
 TEST(Records, EveryControlPayloadRoundTripsAndSurvivesMutation) {
   Exercise(SmallJob(NonceOf(1), 4));
   Exercise(SmallPlan(3, {{StageId(0), 0, 2}, {StageId(1), 2, 3}}));
+  JobSpec named = SmallJob(NonceOf(1), 4);
+  named.name = "night-1";
+  named.config = R"({"num_hidden_layers": 4})";
+  Exercise(named);
   Exercise(SmallIncarnation());
+  Exercise(DaemonIncarnation());
+  Exercise(SmallAssignment());
+  Exercise(SmallSubmit());
   Exercise(Claim{3, NonceOf(2), "n", "start", 5, "cpu"});
   Exercise(Release{3, "done"});
   Exercise(PhaseBegin{"load", 2, 4, 8, 1u << 30, 2u << 30});
@@ -121,6 +176,79 @@ TEST(Records, EveryControlPayloadRoundTripsAndSurvivesMutation) {
   v.key = RecordKey{RecordClass::kSample, 1, 2, 3, 0}.Encode();
   v.reason = "test";
   Exercise(v);
+}
+
+TEST(Records, EveryOpOfTheQueueIsSpelledAndReadBack) {
+  using Op = QueueRecord::Op;
+  const std::vector<std::pair<Op, std::string>> ops = {{Op::kSubmit, "submit"}, {Op::kRefuse, "refuse"}, {Op::kCancel, "cancel"}, {Op::kRetry, "retry"},
+                                                       {Op::kFinish, "finish"}, {Op::kDrain, "drain"}, {Op::kUndrain, "undrain"}};
+  for (const auto& [op, spelled] : ops) {
+    QueueRecord q;
+    q.op = op;
+    (op == Op::kDrain || op == Op::kUndrain ? q.node : q.job) = op == Op::kDrain || op == Op::kUndrain ? "n1" : "0123456789ab";
+    if (op == Op::kFinish) q.outcome = "failed";
+    const Json j = q.ToJson();
+    EXPECT_EQ(j["op"], spelled);
+    const auto back = QueueRecord::FromJson(j);
+    HOLDFAST_ASSERT_OK(back);
+    EXPECT_EQ(back->op, op);
+  }
+}
+
+// Ids and names become parts of paths.
+TEST(Records, QueueRecordsCannotLeaveTheirDirectory) {
+  const auto refused = [](const std::function<void(QueueRecord*)>& change) {
+    QueueRecord q = SmallSubmit();
+    change(&q);
+    return QueueRecord::FromJson(q.ToJson()).code() == ErrorCode::kCorrupt;
+  };
+  for (const char* id : {"", "../../../etc", "0123456789AB", "0123456789abc", "0123456789a/"}) {
+    EXPECT_TRUE(refused([&](QueueRecord* q) { q->job = id; })) << id;
+  }
+  for (const std::string& name : {std::string(".."), std::string("a/b"), std::string(".hidden"), std::string(65, 'a'), std::string("a\033[2J")}) {
+    EXPECT_TRUE(refused([&](QueueRecord* q) { q->name = name; })) << name;
+    EXPECT_TRUE(refused([&](QueueRecord* q) { q->on = {name}; })) << name;
+    EXPECT_TRUE(refused([&](QueueRecord* q) { q->after = {name}; })) << name;
+    EXPECT_TRUE(refused([&](QueueRecord* q) { q->op = QueueRecord::Op::kDrain, q->job = "", q->node = name; })) << name;
+  }
+  EXPECT_FALSE(refused([](QueueRecord* q) { q->name = std::string(64, 'a'); }));
+  EXPECT_TRUE(refused([](QueueRecord* q) { q->op = QueueRecord::Op::kFinish; }));   // with no outcome
+  EXPECT_TRUE(refused([](QueueRecord* q) { q->shard_layers = {4, 0}; }));
+}
+
+TEST(Records, ListsAndTextsHaveLimits) {
+  QueueRecord q = SmallSubmit();
+  q.detail = std::string(kTextBytesMax, 'x');
+  HOLDFAST_EXPECT_OK(QueueRecord::FromJson(q.ToJson()));
+  q.detail += 'x';
+  EXPECT_EQ(QueueRecord::FromJson(q.ToJson()).code(), ErrorCode::kCorrupt);
+  q = SmallSubmit();
+  q.shard_layers.assign(kListMax + 1, 1);
+  EXPECT_EQ(QueueRecord::FromJson(q.ToJson()).code(), ErrorCode::kCorrupt);
+  Assignment a = SmallAssignment();
+  a.stages.resize(kListMax + 1);
+  EXPECT_EQ(Assignment::FromJson(a.ToJson()).code(), ErrorCode::kCorrupt);
+  Incarnation i = DaemonIncarnation();
+  i.public_key.pop_back();
+  EXPECT_EQ(Incarnation::FromJson(i.ToJson()).code(), ErrorCode::kCorrupt);
+  i = DaemonIncarnation();
+  i.endpoint = std::string(kPathBytesMax + 1, 'x');
+  EXPECT_EQ(Incarnation::FromJson(i.ToJson()).code(), ErrorCode::kCorrupt);
+  JobSpec job = SmallJob(NonceOf(1), 1);
+  job.config = std::string(kConfigBytesMax + 1, ' ');
+  EXPECT_EQ(JobSpec::FromJson(job.ToJson()).code(), ErrorCode::kCorrupt);
+}
+
+// Ledgers of the first format lack what was added since, and what says nothing is not written.
+TEST(Records, MembersThatWereAddedLaterMayBeMissing) {
+  const Json job = SmallJob(NonceOf(1), 1).ToJson(), life = SmallIncarnation().ToJson();
+  for (const char* key : {"name", "config"}) EXPECT_FALSE(job.contains(key)) << key;
+  for (const char* key : {"public_key", "version", "numerics", "memory_bytes", "speed", "threads"}) EXPECT_FALSE(life.contains(key)) << key;
+  HOLDFAST_EXPECT_OK(JobSpec::FromJson(job));
+  const auto back = Incarnation::FromJson(life);
+  HOLDFAST_ASSERT_OK(back);
+  EXPECT_EQ(back->memory_bytes, 0u);
+  EXPECT_EQ(back->public_key, "");
 }
 
 TEST(Records, SampleRoundTripsWithExactBits) {
