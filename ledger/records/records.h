@@ -110,6 +110,9 @@ struct SourceFile {          // a file of the source model, pinned when the job 
   Digest header_sha256;      // safetensors: of the 8-byte length and the JSON header; zero for other files
 };
 
+// JobSpec::numerics of a job that any device may work on; its records say which did.
+inline constexpr char kAnyNumerics[] = "any";
+
 struct JobSpec {             // J, part 0; immutable. Everything that decides the result.
   Nonce uuid;
   std::string name;          // of a job of a root, as people call it; "" = none
