@@ -1,0 +1,432 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Daemons over one root, jobs in their queue, things that go wrong: in the end the bytes of an undisturbed run.
+
+  cluster_test.py golden            three nodes, split as asked and split by themselves: the bytes of `jobctl run`
+  cluster_test.py kills [N [SEED]]  kill -9 of random workers, daemons, coordinators and jobctl until N are dead
+  cluster_test.py lost              the tail node is gone for ever: its stage moves
+  cluster_test.py back              a lost node returns and works again; a paused one wakes, is fenced and works again
+  cluster_test.py netns             three network namespaces, CURVE, one link cut and mended (77: no privileges)
+  cluster_test.py allnodes          every daemon killed, page cache dropped, started again: nothing typed
+  cluster_test.py queue             a night of jobs, one of them poisoned; --after, --priority, cancel, resume
+  cluster_test.py twins             two daemons of one name
+  cluster_test.py drain             SIGTERM, jobctl drain and undrain
+  cluster_test.py zmqoff            nodes that never hear each other finish through the directory
+  cluster_test.py refuse            bad input: a clear line, nothing lost
+  cluster_test.py oom               a worker is OOM-killed in a memory cgroup (77: none here)
+
+HOLDFAST_MODEL and HOLDFAST_TOKENS: a real model and its token lines for `kills`, cut by HOLDFAST_SPLIT (default 14,14,2).
+"""
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import cluster_harness as ch
+from cluster_harness import Cluster, Net, h
+
+# Long enough that things happen while it runs, short enough for a test: some five seconds of computing on one core.
+BUSY = dict(layers=6, hidden=128, ffn=512, samples=64, length=1024)
+
+
+def stage_nodes(job):
+    return [s["node"] for s in job["stages"]]
+
+
+def golden():
+    with Cluster("golden", layers=5) as c:
+        c.golden()
+        c.nodes(3)
+        a = c.submit("a", "--shard-layers", "2,2,1", "--on", "n1,n2,n3")
+        b = c.submit("b")
+        done = c.wait_job(a)
+        assert stage_nodes(done) == ["n1", "n2", "n3"], done["stages"]
+        assert [s["last_layer"] - s["first_layer"] for s in done["stages"]] == [2, 2, 1], done["stages"]
+        c.assert_same(a, "a")
+        c.wait_job(b)
+        c.assert_same(b, "b")
+        assert all(d.running() and d.starts == 1 for d in c.daemons), "a daemon ended"
+    print("cluster_test golden: three nodes, two splits, the bytes of one node")
+
+
+class Killer:
+    """Chooses who dies next, and counts."""
+
+    def __init__(self, c, seed):
+        self.c, self.rng = c, random.Random(seed)
+        self.count = {"worker": 0, "daemon": 0, "coordinator": 0, "jobctl": 0}
+
+    @property
+    def total(self):
+        return sum(self.count.values())
+
+    def strike(self, job, watcher):
+        kind = self.rng.choice(["worker", "worker", "daemon", "coordinator", "jobctl"])
+        with self.c.lock:
+            if kind == "worker":
+                all_workers = self.c.workers()
+                hit = bool(all_workers) and h.kill(self.rng.choice(all_workers)[1])
+            elif kind == "jobctl":
+                hit = watcher.poll() is None and h.kill(watcher.pid)
+            else:
+                d = self.c.coordinator(job) if kind == "coordinator" else self.rng.choice(self.c.daemons)
+                hit = d is not None and d.kill()
+        self.count[kind] += bool(hit)
+
+    def submit(self, out, *extra):
+        """Submits; now and then jobctl is killed in the middle of it. Either the job is there then, or it can be submitted."""
+        if self.rng.random() < 0.3:
+            p = subprocess.Popen([h.JOBCTL, "--root", self.c.root, *self.c.submit_args(out, *extra)], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL, preexec_fn=ch.dies_with_us())
+            time.sleep(self.rng.uniform(0, 0.4))
+            self.count["jobctl"] += h.kill(p.pid) and p.wait() == -signal.SIGKILL
+            there = [j["job"] for j in self.c.status()["jobs"] if j["name"] == out]
+            if there:
+                return there[0]
+        return self.c.submit(out, *extra)
+
+
+def kills(budget, seed):
+    jobs = 0
+    with Cluster("kills", **BUSY) as c:
+        split = "3,2,1"
+        if "HOLDFAST_MODEL" in os.environ:
+            c.w.model, c.w.calib = os.environ["HOLDFAST_MODEL"], os.environ["HOLDFAST_TOKENS"]
+            c.length, split = 512, os.environ.get("HOLDFAST_SPLIT", "14,14,2")
+        c.golden()
+        c.keep(*c.nodes(3))
+        killer = Killer(c, seed)
+        while killer.total < budget:
+            out = f"k{jobs}"
+            job = killer.submit(out, *killer.rng.choice([["--shard-layers", split], ["--shard-layers", split, "--on", "n1,n2,n3"], []]))
+            watcher = None
+            deadline = time.monotonic() + ch.DEADLINE
+            while True:
+                if watcher is None or watcher.poll() is not None:
+                    watcher = subprocess.Popen([h.JOBCTL, "--root", c.root, "status", job, "--follow"], stdout=subprocess.DEVNULL,
+                                               stderr=subprocess.DEVNULL, preexec_fn=ch.dies_with_us())
+                    c.helpers.append(watcher)
+                state = c.job(job)
+                if state["state"] == "done":
+                    break
+                assert state["state"] in ("queued", "running"), f"seed {seed}, job {jobs}: {state}"
+                assert time.monotonic() < deadline, f"seed {seed}, job {jobs} does not end: {state}"
+                if killer.total < budget:
+                    killer.strike(job, watcher)
+                time.sleep(killer.rng.uniform(0, 2.0))
+            c.assert_same(job, out)
+            c.forget(out)
+            jobs += 1
+    print(f"cluster_test kills: {killer.total} kills ({', '.join(f'{n} of a {k}' for k, n in killer.count.items())}) in {jobs} jobs "
+          f"(seed {seed}), every job ended in the same bytes")
+
+
+def lost():
+    with Cluster("lost", suspect=3, **BUSY) as c:
+        c.golden()
+        n1, n2, n3 = c.nodes(3)
+        job = c.submit("a", "--shard-layers", "2,2,2", "--on", "n1,n2,n3")
+        before = c.wait_progress(job, 24)
+        assert stage_nodes(before)[2] == "n3", before["stages"]
+        n3.kill()
+        done = c.wait_job(job)
+        assert stage_nodes(done)[2] in ("n1", "n2"), f"the stage of the dead node stayed: {done['stages']}"
+        assert "n3" in c.jobctl("status", job).stdout, "status does not say which node was lost"
+        c.assert_same(job, "a")
+    print("cluster_test lost: the tail node died for ever, its stage moved, same bytes")
+
+
+def moved_away(c, job, name):
+    """Waits until no unfinished stage of the job lies on that node; what status says then."""
+    def look():
+        j = c.job(job)
+        return j if j["state"] == "done" or all(s["node"] != name or s["phase"] == "done" for s in j["stages"]) else None
+    return ch.wait_for(f"the stages of {name} move", look)
+
+
+def back():
+    with Cluster("back", suspect=3, **BUSY) as c:
+        c.golden()
+        n1, n2, n3 = c.nodes(3)
+        job = c.submit("a", "--shard-layers", "2,2,2", "--on", "n1,n2,n3")
+        c.wait_progress(job, 24)
+        n3.kill()
+        moved_away(c, job, "n3")
+        n3.start()
+        c.wait_job(job)
+        c.assert_same(job, "a")
+        # It is a node like the others again.
+        job = c.submit("b", "--shard-layers", "2,2,2", "--on", "n1,n2,n3")
+        assert stage_nodes(c.wait_job(job))[2] == "n3", "the node that came back gets no work"
+        c.assert_same(job, "b")
+
+        job = c.submit("z", "--shard-layers", "2,2,2", "--on", "n1,n2,n3")
+        c.wait_progress(job, 24)
+        said = len(n3.said())
+        n3.pause()
+        moved_away(c, job, "n3")
+        n3.wake()
+        n3.wait_said(r"(?i)fenced|taken over|was given to", since=said)
+        c.wait_job(job)
+        c.assert_same(job, "z")
+        job = c.submit("y", "--shard-layers", "2,2,2", "--on", "n1,n2,n3")
+        assert stage_nodes(c.wait_job(job))[2] == "n3", "the fenced node offers itself no more"
+        c.assert_same(job, "y")
+    print("cluster_test back: a lost node came back, a paused one was fenced; both took work again, same bytes")
+
+
+def netns():
+    if not Net.available():
+        print("SKIPPED: no network namespaces with bridge and veth here")
+        return 77
+    with Cluster("netns", suspect=3, **BUSY) as c:
+        c.golden()
+        net = Net(c, 3)
+        for name in ("n1", "n2", "n3"):
+            c.jobctl("keygen", name)
+        for i in (1, 2, 3):
+            c.node(f"n{i}", "--listen", net.address(i), ns_pid=net.pid(i))
+        heard = ch.wait_for("every node has a beat", lambda: len(c.beats()) == 3 and c.beats())
+        for i in (1, 2, 3):
+            assert net.address(i) in heard[f"n{i}"]["endpoint"], heard[f"n{i}"]
+            assert len(heard[f"n{i}"]["public_key"]) == 40, f"n{i} listens beyond loopback without a key: {heard[f'n{i}']}"
+        job = c.submit("a", "--shard-layers", "2,2,2", "--on", "n1,n2,n3")
+        received = [0]
+
+        def cuts():
+            received[0] = max([received[0]] + [t.get("cuts_received", 0) for b in c.beats().values() for t in b["tasks"]])
+            return c.job(job)["state"] == "done" or received[0] > 4
+        ch.wait_for("hidden states cross the bridge", cuts)
+        assert received[0] > 4, "every cut came from packs: the data edges do not work between namespaces"
+        net.link(2, up=False)
+        time.sleep(2.5 * c.suspect)
+        net.link(2, up=True)
+        c.wait_job(job)
+        c.assert_same(job, "a")
+        # A link that is cut for a whole job.
+        net.link(3, up=False)
+        job = c.submit("b", "--shard-layers", "2,2,2", "--on", "n1,n2,n3")
+        c.wait_job(job)
+        c.assert_same(job, "b")
+    print("cluster_test netns: three namespaces, CURVE, a link cut and mended, same bytes")
+    return 0
+
+
+def drop_page_cache():
+    subprocess.run(["sync"])
+    try:
+        with open("/proc/sys/vm/drop_caches", "w") as f:
+            f.write("3")
+        return True
+    except OSError:
+        return False
+
+
+def allnodes():
+    with Cluster("allnodes", **BUSY) as c:
+        c.golden()
+        c.nodes(3)
+        job = c.submit("a", "--shard-layers", "2,2,2")
+        waiting = c.submit("b")
+        c.wait_progress(job, 30)
+        c.end_all()
+        before = c.job(job)
+        assert before["state"] != "done", "the job was over before the lights went out; make it longer"
+        dropped = drop_page_cache()
+        for d in c.daemons:
+            d.start()
+        c.wait_job(job)
+        c.assert_same(job, "a")
+        c.wait_job(waiting)
+        c.assert_same(waiting, "b")
+    print(f"cluster_test allnodes: every daemon killed, page cache {'dropped' if dropped else 'kept (no permission)'}, started again, same bytes")
+
+
+def poison(model):
+    """A weight that is not a number."""
+    path = os.path.join(model, "model.safetensors")
+    with open(path, "r+b") as f:
+        size = int.from_bytes(f.read(8), "little")
+        f.seek(8 + size + 4096)
+        f.write(b"\xc0\x7f" * 64)
+
+
+def queue():
+    with Cluster("queue", layers=4) as c:
+        c.golden()
+        bad, worse = c.w.path("bad"), c.w.path("worse")
+        for path in (bad, worse):
+            h.make_model(path, layers=4)
+        poison(bad)
+        # Before: submit itself says so, and the night remembers it.
+        p = c.jobctl(*c.submit_args("refused", source=bad), check=2)
+        assert "model.safetensors" in p.stderr, p.stderr
+        # Nobody is up yet: everything waits.
+        first = c.submit("first")
+        middle = c.submit("middle", source=worse)
+        third = c.submit("third")
+        child = c.submit("child", "--after", "third")
+        orphan = c.submit("orphan", "--after", "middle")
+        urgent = c.submit("urgent", "--priority", "2000")
+        gone = c.submit("gone")
+        c.jobctl("cancel", gone)
+        poison(worse)
+        c.nodes(2)
+        for job, out in ((first, "first"), (third, "third"), (child, "child"), (urgent, "urgent")):
+            c.wait_job(job)
+            c.assert_same(job, out)
+        c.wait_job(middle, "failed")
+        night = {j["job"]: j for j in c.status()["jobs"]}
+        assert "worse" in night[middle]["detail"] and "model.safetensors" in night[middle]["detail"], night[middle]
+        assert night[gone]["state"] == "cancelled", night[gone]
+        assert night[orphan]["state"] == "queued", night[orphan]
+        text = c.jobctl("status").stdout
+        for word in ("first", "middle", "third", "refused", "model.safetensors", "waits"):
+            assert word in text, f"the summary of the night does not say {word}:\n{text}"
+        assert not os.path.exists(c.w.path("middle")), "a poisoned source has an output"
+        # The source is mended: the job and the one behind it finish after all.
+        for f in os.listdir(c.w.model):
+            with open(os.path.join(c.w.model, f), "rb") as a, open(os.path.join(worse, f), "wb") as b:
+                b.write(a.read())
+        c.jobctl("resume", middle)
+        for job, out in ((middle, "middle"), (orphan, "orphan")):
+            c.wait_job(job)
+            c.assert_same(job, out)
+    print("cluster_test queue: two poisoned sources said so, everything else finished")
+
+
+def twins():
+    with Cluster("twins", **BUSY) as c:
+        c.golden()
+        a = c.node("n1")
+        a.wait_said(r"\S")
+        ch.wait_for("a beat of n1", c.beats)
+        b = c.node("n1")
+        assert b.end() == 2, f"the second of one name ended with {b.process.returncode}: {b.said()}"
+        assert "n1" in b.said() and "--takeover" in b.said() and str(a.pid) in b.said(), b.said()
+        assert a.running(), a.said()
+        job = c.submit("a", "--shard-layers", "3,3")
+        c.wait_progress(job, 16)
+        said = len(a.said())
+        b = c.node("n1", "--takeover")
+        assert a.end() == 75, f"the first ended with {a.process.returncode}: {a.said()}"
+        assert re.search(r"(?i)took over|taken over|takeover", a.said()[said:]), a.said()[said:]
+        c.wait_job(job)
+        c.assert_same(job, "a")
+        assert b.running(), b.said()
+    print("cluster_test twins: the second refused; with --takeover the first stopped with 75, same bytes")
+
+
+def drain():
+    with Cluster("drain", **BUSY) as c:
+        c.golden()
+        n1, n2 = c.nodes(2)
+        job = c.submit("a", "--shard-layers", "3,3", "--on", "n1,n2")
+        c.wait_progress(job, 16)
+        asked = time.monotonic()
+        n2.kill(signal.SIGTERM)
+        assert n2.end() == 75, f"exit {n2.process.returncode}: {n2.said()}"
+        assert time.monotonic() - asked < 40, "a drain must end within 30 s"
+        done = c.wait_job(job)
+        assert stage_nodes(done)[1] == "n1", f"the stage of a node that said goodbye stayed there: {done['stages']}"
+        c.assert_same(job, "a")
+        n2.start()
+
+        ch.wait_for("n2 speaks again", lambda: "n2" in c.beats())
+        job = c.submit("b", "--shard-layers", "3,3", "--on", "n1,n2")
+        c.wait_progress(job, 16)
+        c.jobctl("drain", "n2")
+        moved_away(c, job, "n2")
+        c.wait_job(job)
+        c.assert_same(job, "b")
+        assert n2.running(), f"a drained daemon stays: {n2.said()}"
+        assert re.search(r"n2.*drain", c.jobctl("nodes").stdout), c.jobctl("nodes").stdout
+        c.jobctl("undrain", "n2")
+        job = c.submit("c", "--shard-layers", "3,3", "--on", "n1,n2")
+        assert stage_nodes(c.wait_job(job)) == ["n1", "n2"], c.job(job)
+        c.assert_same(job, "c")
+    print("cluster_test drain: SIGTERM ends with 75, drained nodes keep out, undrained ones work; same bytes")
+
+
+def zmqoff():
+    with Cluster("zmqoff", suspect=6, **BUSY) as c:
+        c.golden()
+        c.nodes(3, "--listen", "off")
+        job = c.submit("a", "--shard-layers", "2,2,2", "--on", "n1,n2,n3")
+        c.wait_progress(job, 24)
+        assert all(b["endpoint"] == "" for b in c.beats().values()), c.beats()
+        assert stage_nodes(c.wait_job(job)) == ["n1", "n2", "n3"]
+        c.assert_same(job, "a")
+    print("cluster_test zmqoff: nodes without a voice finished through the directory, same bytes")
+
+
+def garbage(endpoint, rng):
+    """What a port scanner, a browser or an old peer might send."""
+    host, port = re.fullmatch(r"tcp://\[?([^\]]*)\]?:(\d+)", endpoint).groups()
+    greeting = b"\xff" + b"\0" * 8 + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" * 32
+    ready = b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\6DEALER"
+    for data in (b"GET / HTTP/1.0\r\n\r\n", b"\0" * 4096, rng.randbytes(65536), greeting + rng.randbytes(4096), greeting,
+                 greeting + ready + b"\0\x20" + rng.randbytes(32), greeting + ready + b"\2" + (1 << 40).to_bytes(8, "big") + b"x" * 512):
+        with socket.create_connection((host, int(port)), 5) as s:
+            try:
+                s.sendall(data)
+                s.settimeout(0.2)
+                s.recv(4096)
+            except OSError:
+                pass
+
+
+def refuse():
+    with Cluster("refuse", layers=4, suspect=3) as c:
+        c.golden()
+        n1, n2 = c.nodes(2)
+        ch.wait_for("two beats", lambda: len(c.beats()) == 2)
+
+        def refused(*args, words):
+            p = c.jobctl(*args, check=2)
+            for word in words:
+                assert word in p.stderr, f"{' '.join(args)}: the message does not say {word!r}:\n{p.stderr}"
+        refused(*c.submit_args("a", "--shard-layers", "2,2", "--on", "n1,n9"), words=["n9", "n1", "n2"])
+        refused(*c.submit_args("a", "--shard-layers", "2,3"), words=["5", "4"])
+        refused(*c.submit_args("a", "--shard-layers", "2,2", "--on", "n1"), words=["--on"])
+        refused(*c.submit_args("a", "--after", "nobody"), words=["nobody"])
+        refused(*c.submit_args("a", source=c.w.path("nowhere")), words=["nowhere"])
+        refused("status", "nobody", words=["nobody"])
+        refused("cancel", "nobody", words=["nobody"])
+        refused("drain", "n9", words=["n9"])
+        p = h.run([h.JOBCTL, "--root", c.w.path("no-root"), "status"], check=2)
+        assert "no-root" in p.stderr, p.stderr
+
+        rng = random.Random(4)
+        for beat in c.beats().values():
+            garbage(beat["endpoint"], rng)
+        job = c.submit("a", "--shard-layers", "2,2", "--on", "n1,n2")
+        refused(*c.submit_args("a"), words=['"a"'])
+        c.wait_job(job)
+        c.assert_same(job, "a")
+        assert n1.running() and n2.running() and n1.starts == n2.starts == 1, "garbage on the port ended a daemon"
+
+        blocked = c.w.path("blocked")
+        with open(blocked, "w") as f:
+            f.write("not a directory\n")
+        d = c.node("n3", root=blocked)
+        assert d.end() == 2 and "blocked" in d.said(), (d.process.returncode, d.said())
+        d = c.node("bad name!")
+        assert d.end() == 2 and "bad name!" in d.said(), (d.process.returncode, d.said())
+    print("cluster_test refuse: every bad input got its line, nothing was lost")
+
+
+MODES = {f.__name__: f for f in (golden, lost, back, netns, allnodes, queue, twins, drain, zmqoff, refuse)}
+
+if __name__ == "__main__":
+    what = sys.argv[1] if len(sys.argv) > 1 else ""
+    if what == "kills":
+        kills(int(sys.argv[2]) if len(sys.argv) > 2 else 12, int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().randrange(1 << 30))
+    elif what in MODES:
+        sys.exit(MODES[what]())
+    else:
+        sys.exit(__doc__)
