@@ -42,11 +42,21 @@ class Queue {
   std::string Held(const QueuedJob& job) const;
   uint32_t next_seq() const;                          // changes when something was said
 
-  // Says something. `check` sees the queue as of the very slot that is tried (again after each lost race); its error is the outcome.
+  // Says something. `check` sees the queue as of the very slot that is tried (again after each lost race, and also if the queue is
+  // empty); its error is the outcome. What would change nothing is refused before that: kNotFound (no such job), kInvalidArgument (the
+  // name is taken, a job that is done cannot be cancelled, ...). What has been said already is OK and not said again, so that after
+  // kTransient (no clear answer from the storage) the same record is simply appended once more: it counts once.
+  // OK: durable, and this queue has seen it.
   Status Append(const Clock& clock, const Incarnation& self, const QueueRecord& record, const std::function<Status(const Queue&)>& check);
 
  private:
+  enum class Effect : uint8_t { kChange, kSaidBefore };
+  Result<Effect> Judge(QueueRecord* record) const;    // may it be said? Fills in ids for the names in `after`
+  Result<Effect> JudgeSubmit(QueueRecord* record) const;
+  Result<Effect> JudgeEnd(const QueueRecord& record, const QueuedJob& job) const;
   Status Apply(const Record& record, const Slot& slot);
+  void Change(const QueueRecord& record, uint64_t wall_ns, uint32_t seq);
+  const QueuedJob* ById(const std::string& id) const;
   FileSystem& fs_;
   RootLayout layout_;
   Nonce uuid_;
@@ -60,16 +70,21 @@ struct KnownNode {
   std::string name;
   Incarnation incarnation;
   bool released = false;             // it said goodbye
-  uint32_t lives = 0;
+  uint32_t lives = 0;                // claims of its stream
+  uint64_t claimed_wall_ns = 0;      // of the last one, for people
+  std::string reason;                // of the release: "drain", ...
 };
 class Roster {
  public:
   Roster(FileSystem& fs, RootLayout layout, Nonce root_uuid);
-  Status Refresh();                  // lists log/, reads what is new
+  // Lists log/, reads what is new. One unreadable stream does not hide the others: all are tried, the first error is returned.
+  Status Refresh();
   const std::map<std::string, KnownNode>& nodes() const { return nodes_; }
-  StreamReader* ReaderOf(const std::string& node);    // for the claim of one's own stream; made on first use
+  StreamReader* ReaderOf(const std::string& node);    // for the claim of one's own stream; made on first use. A writer opened
+                                                      // through it (`on_record` null) keeps this roster current
 
  private:
+  Status Apply(const std::string& node, const Record& record);
   FileSystem& fs_;
   RootLayout layout_;
   Nonce uuid_;

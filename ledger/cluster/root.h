@@ -53,7 +53,11 @@ Result<RootInfo> ReadRoot(FileSystem& fs, const RootLayout& layout);
 Result<RootInfo> EnsureRoot(FileSystem& fs, const RootLayout& layout, const Nonce& incarnation);
 
 // A file system for directories whose server has no hard links: Link(from, to) becomes an exclusive rename of a directory that holds
-// the file ("to" is then a directory with one file "data" in it); everything that opens or stats such a name finds the file.
+// the file ("to" is then a directory with one file "data" in it, `from` is gone); everything that opens or stats such a name finds
+// the file. Only the names under which the ledger commits are treated so (*.seg, *.pack, FORMAT, ROOT): everything else passes
+// through. What was committed by link(2) is read all the same. Both refer to `fs`, which must live longer.
 std::unique_ptr<FileSystem> MakeRenamingFileSystem(FileSystem& fs);
+// The file system for everything below a root, as its ROOT says: every process of a root uses this one.
+std::unique_ptr<FileSystem> OpenFileSystemFor(FileSystem& fs, const RootInfo& info);
 
 }  // namespace holdfast

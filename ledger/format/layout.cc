@@ -2,63 +2,23 @@
 #include "ledger/format/layout.h"
 
 #include <cstdio>
-#include <sstream>
 
+#include "ledger/format/sealed_text.h"
 #include "ledger/log/publish.h"
 
 namespace holdfast {
 namespace {
 
 constexpr const char* kFirstLine = "holdfast run directory";
-constexpr uint64_t kFormatBytesMax = 4096;
+constexpr uint32_t kKnownRoCompat = 0, kKnownIncompat = 0;  // feature bits; none is in use yet
 
-// Feature bits, as in ext4: unknown compat bits are ignored, unknown ro_compat bits allow reading only, unknown incompat bits
-// allow nothing. None is in use yet.
-struct Format {
-  uint32_t number = kFormatNumber, compat = 0, ro_compat = 0, incompat = 0;
-};
-constexpr uint32_t kKnownRoCompat = 0, kKnownIncompat = 0;
-
-std::string Render(const Format& f) {
-  char text[160];
-  std::snprintf(text, sizeof text, "%s\nformat %u\ncompat %08x\nro_compat %08x\nincompat %08x\n", kFirstLine, f.number, f.compat, f.ro_compat, f.incompat);
-  std::string out = text;
-  std::snprintf(text, sizeof text, "crc32c %08x\n", Crc32c(AsBytes(out)));
-  return out + text;
+Result<SealedText> Load(FileSystem& fs, const RunLayout& layout) {
+  auto format = ReadSealedText(fs, layout.FormatFile(), kFirstLine);
+  if (format.code() == ErrorCode::kNotFound) return NotFound(layout.root() + ": no FORMAT file, so no run directory (or nothing was started in it yet)");
+  return format;
 }
 
-Result<Format> Parse(const std::string& text, const std::string& path) {
-  Format f;
-  const size_t crc_line = text.rfind("crc32c ");
-  if (text.rfind(kFirstLine, 0) != 0) return Corrupt(path + ": does not begin with \"" + kFirstLine + "\"; is this a run directory?");
-  char expected[32] = "";
-  if (crc_line != std::string::npos) {
-    std::snprintf(expected, sizeof expected, "crc32c %08x\n", Crc32c(AsBytes(std::string_view(text).substr(0, crc_line))));
-  }
-  if (crc_line == std::string::npos || text.substr(crc_line) != expected) {
-    return Corrupt(path + ": its checksum line does not fit; restore the file from a backup (it never changes after the first start)");
-  }
-  std::istringstream in(text.substr(0, crc_line));
-  std::string line;
-  while (std::getline(in, line)) {
-    std::sscanf(line.c_str(), "format %u", &f.number);
-    std::sscanf(line.c_str(), "compat %x", &f.compat);
-    std::sscanf(line.c_str(), "ro_compat %x", &f.ro_compat);
-    std::sscanf(line.c_str(), "incompat %x", &f.incompat);
-  }
-  return f;
-}
-
-Result<Format> Load(FileSystem& fs, const RunLayout& layout) {
-  const std::string path = layout.FormatFile();
-  auto bytes = fs.ReadFile(path, kFormatBytesMax);
-  if (bytes.code() == ErrorCode::kResourceExhausted) return Corrupt(path + ": far too long for a FORMAT file");
-  if (bytes.code() == ErrorCode::kNotFound) return NotFound(layout.root() + ": no FORMAT file, so no run directory (or nothing was started in it yet)");
-  if (!bytes.ok()) return bytes.error();
-  return Parse(std::string(AsText(*bytes)), path);
-}
-
-Status Judge(const Format& f, const RunLayout& layout, bool write) {
+Status Judge(const SealedText& f, const RunLayout& layout, bool write) {
   if (f.number > kFormatNumber || (f.incompat & ~kKnownIncompat) != 0) {
     return Unsupported(layout.FormatFile() + ": format " + std::to_string(f.number) + " or features of a newer holdfast; use the version that made it");
   }
@@ -116,12 +76,12 @@ bool RunLayout::ParseStageStream(const std::string& stream, StageId* stage) {
 }
 
 Status CheckFormat(FileSystem& fs, const RunLayout& layout) {
-  HOLDFAST_ASSIGN(const Format f, Load(fs, layout));
+  HOLDFAST_ASSIGN(const SealedText f, Load(fs, layout));
   return Judge(f, layout, /*write=*/false);
 }
 
 Status CheckFormatForWriting(FileSystem& fs, const RunLayout& layout) {
-  HOLDFAST_ASSIGN(const Format f, Load(fs, layout));
+  HOLDFAST_ASSIGN(const SealedText f, Load(fs, layout));
   return Judge(f, layout, /*write=*/true);
 }
 
@@ -131,7 +91,9 @@ Status EnsureFormat(FileSystem& fs, const RunLayout& layout, const Nonce& incarn
   for (const std::string& dir : {layout.LogDir(), layout.PackDir(), layout.TmpDir(incarnation)}) HOLDFAST_TRY(fs.MakeDirs(dir));
   HOLDFAST_TRY(fs.SyncDir(layout.root()));
   HOLDFAST_TRY(fs.SyncDir(DirName(layout.root())));
-  const std::string text = Render(Format{});
+  SealedText format;
+  format.number = kFormatNumber;
+  const std::string text = RenderSealedText(kFirstLine, format);
   PublishOptions options;
   options.tmp_dir = layout.TmpDir(incarnation);
   options.subject = "FORMAT";

@@ -79,8 +79,11 @@ class StreamWriter {
     // Called with the current owner when the stream is claimed and not released, also again after losing a race for a slot.
     // Returns OK to take over, an error to give up with it. Null: always take over.
     std::function<Status(const Claim& current)> may_take_over;
+    // Called right before each try to claim, whoever holds the stream and even if nobody ever did: what was folded so far is what
+    // the claim will stand on. An error gives up with it, and nothing was said. Null: always try.
+    std::function<Status()> before_try;
   };
-  // Folds the stream through `reader` (every record goes to `on_record`), then appends a CLAIM (plus `with_claim` records in
+  // Folds the stream through `reader` (every record goes to `on_record`, to the reader's sink if that is null), then appends a CLAIM (plus `with_claim` records in
   // the same slot: J and so on for a new job). First slot of a new stream: seq 0.
   static Result<std::unique_ptr<StreamWriter>> Open(FileSystem& fs, const RunLayout& layout, const Clock& clock, StreamReader* reader,
                                                     const std::function<Status(const Record&, const Slot&)>& on_record,

@@ -43,7 +43,7 @@ Result<std::unique_ptr<StreamWriter>> StreamWriter::Open(FileSystem& fs, const R
   HOLDFAST_TRY(fs.SyncDir(layout.LogDir()));
   HOLDFAST_TRY(fs.SyncDir(layout.root()));
   std::unique_ptr<StreamWriter> writer(new StreamWriter(fs, layout, clock, reader, options));
-  HOLDFAST_TRY(writer->TakeOver(on_record, with_claim));
+  HOLDFAST_TRY(writer->TakeOver(on_record ? on_record : reader->sink_, with_claim));
   return writer;
 }
 
@@ -53,6 +53,7 @@ Status StreamWriter::TakeOver(const std::function<Status(const Record&, const Sl
     const StreamState& seen = reader_->state();
     const bool held = seen.epoch != 0 && !seen.released && seen.claim.incarnation != options_.claim.incarnation;
     if (held && options_.may_take_over) HOLDFAST_TRY(options_.may_take_over(seen.claim));
+    if (options_.before_try) HOLDFAST_TRY(options_.before_try());
     state_ = seen;
     Claim claim = options_.claim;
     claim.epoch = seen.epoch + 1;
