@@ -113,7 +113,7 @@ def kills(budget, seed):
                 state = c.job(job)
                 if state["state"] == "done":
                     break
-                assert state["state"] in ("queued", "running"), f"seed {seed}, job {jobs}: {state}"
+                assert state["state"] in ("queued", "waiting", "running", "merging"), f"seed {seed}, job {jobs}: {state}"
                 assert time.monotonic() < deadline, f"seed {seed}, job {jobs} does not end: {state}"
                 if killer.total < budget:
                     killer.strike(job, watcher)
