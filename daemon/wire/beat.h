@@ -15,6 +15,9 @@
 namespace holdfast {
 
 inline constexpr size_t kBeatBytesMax = 256u << 10;
+// Bounds of the lists. Encode() keeps them by leaving out (of tasks, those that are done go first), and it shortens strings and puts them
+// on one line; Decode() refuses what does not keep them. So every beat of a real node, with real job ids, decodes.
+inline constexpr size_t kBeatTasksMax = 96, kBeatJobsMax = 64, kBeatWarningsMax = 16, kBeatsMax = 256;
 
 struct TaskBeat {                   // one stage, or the merge, of one job on this node
   std::string job;                  // 12 hex digits
@@ -37,7 +40,8 @@ struct Beat {
   Nonce root;                       // uuid of the root
   std::string node;
   Nonce incarnation;
-  uint64_t count = 0;               // rises with every beat of this incarnation
+  uint64_t count = 0;               // rises with every beat of this incarnation. ControlLink adds to it while the owner is stalled, so
+                                    // compare counts that came by one way (link, file) with each other only
   uint64_t wall_ns = 0;             // for people
   std::string hostname, endpoint, public_key, version, numerics, device;
   uint64_t pid = 0, memory_bytes = 0, memory_planned = 0, memory_available = 0, rss_bytes = 0, speed = 0, threads = 0;
@@ -60,7 +64,8 @@ struct ControlMessage {
     kBeats,       // the answer: the beats of every live node that this one hears, its own first
   };
   Kind kind = Kind::kBeat;
-  std::vector<Beat> beats;          // one for kBeat
+  Nonce root;                       // uuid of the sender's root
+  std::vector<Beat> beats;          // one for kBeat; for kBeats at most kBeatsMax and as many as fit kControlBytesMax
   std::string job, stream;
   std::string Encode() const;
   static Result<ControlMessage> Decode(std::string_view text);
