@@ -17,10 +17,13 @@ struct CurveKeys {
 };
 
 // Makes the directory if need be, and the pair of `name` if there is none (existing keys are never replaced). Files are written private and
-// complete before they get their names. kInvalidArgument: the directory is readable by others, with the chmod to type.
+// complete before they get their names; twins and a death half-way leave one true pair. kInvalidArgument: a name that is none, the directory
+// or the secret is readable by others (with the chmod to type), a public key lies there without its secret.
 Status MakeKeys(const std::string& keys_dir, const std::string& name);
-// nullopt: no keys directory at all (nobody ran keygen). Errors: unreadable, not Z85, secret readable by others.
+// nullopt: no keys directory at all (nobody ran keygen). kNotFound: there is one, without a pair of `name`. Other errors: unreadable, not
+// Z85, two files that are no pair, directory or secret readable by others.
 Result<std::optional<CurveKeys>> ReadKeys(const std::string& keys_dir, const std::string& name);
-Result<std::map<std::string, std::string>> AllowedKeys(const std::string& keys_dir);   // public key -> name
+// Public key -> name. A file that holds no key allows nobody and hides nobody else. kNotFound: no such directory.
+Result<std::map<std::string, std::string>> AllowedKeys(const std::string& keys_dir);
 
 }  // namespace holdfast
