@@ -101,6 +101,11 @@ class Merge {
     return digest;
   }
 
+  // A job of a cluster may run on any class; what it ran on in the end is what `jobctl run` would have pinned.
+  std::string Numerics() const {
+    return job_.numerics == kAnyNumerics ? EffectiveNumerics(state_) : job_.numerics;
+  }
+
   // What SHA256SUMS of this job must be, from the log and the source alone: tells our own output, renamed into place by a process that
   // died before it could say so, from anybody else's. Zero (which nothing hashes to) while files are missing in the log.
   Result<Digest> ExpectedManifest() {
@@ -110,7 +115,7 @@ class Merge {
       if (written == state_.merge_written().end()) return Digest{};
       digests[output_.files[i].name] = written->second.sha256;
     }
-    HOLDFAST_ASSIGN(const auto metadata, MakeMetadata(fs_, job_, plan_, output_));
+    HOLDFAST_ASSIGN(const auto metadata, MakeMetadata(fs_, job_, Numerics(), plan_, output_));
     for (const auto& [name, bytes] : metadata) digests[name] = Sha256(bytes);
     return Sha256(AsBytes(MakeManifest(digests)));
   }
@@ -223,7 +228,7 @@ class Merge {
   }
 
   Status WriteMetadata() {
-    HOLDFAST_ASSIGN(const auto files, MakeMetadata(fs_, job_, plan_, output_));
+    HOLDFAST_ASSIGN(const auto files, MakeMetadata(fs_, job_, Numerics(), plan_, output_));
     for (const auto& [name, bytes] : files) {
       if (options_.stop != nullptr && options_.stop->load())
         return Stopped("merge was asked to stop");

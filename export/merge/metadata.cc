@@ -96,12 +96,12 @@ OrderedJson DescribeFiles(const std::vector<SourceFile>& files) {
 
 // Where the output comes from. A function of source, calibration and recipe: two jobs over the same inputs write the same bytes, so
 // the job's uuid has no place here.
-std::string MakeProvenance(const JobSpec& job) {
+std::string MakeProvenance(const JobSpec& job, const std::string& numerics) {
   const OrderedJson provenance = {
       {"holdfast_version", HOLDFAST_VERSION},
       {"recipe", job.recipe},
       {"architecture", job.architecture},
-      {"numerics", job.numerics},
+      {"numerics", numerics},
       {"calibration",
        {{"samples", job.samples},
         {"seq_len", job.seq_len},
@@ -115,7 +115,8 @@ std::string MakeProvenance(const JobSpec& job) {
 }  // namespace
 
 Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec& job,
-                                                  const Plan& plan, const OutputPlan& output) {
+                                                  const std::string& numerics, const Plan& plan,
+                                                  const OutputPlan& output) {
   std::map<std::string, Bytes> files;
   const QuantDescription quant = DescribeQuant(plan);
   for (const SourceFile& sidecar : job.sidecars) {
@@ -138,7 +139,7 @@ Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec&
   files[kHfQuantConfig] = ToBytes(MakeHfQuantConfigJson(quant));
   if (output.files.size() != 1 || output.files[0].name != kSingleFile)
     files[kIndex] = ToBytes(MakeIndex(output));
-  files[kProvenanceFile] = ToBytes(MakeProvenance(job));
+  files[kProvenanceFile] = ToBytes(MakeProvenance(job, numerics));
   return files;
 }
 

@@ -120,6 +120,61 @@ Result<std::vector<float>> RunState::ReducedAmax(uint32_t layer) const {
   return joined;
 }
 
+const Incarnation* RunState::IncarnationOf(const Nonce& nonce) const {
+  const auto it = std::find_if(incarnations_.begin(), incarnations_.end(), [&](const Incarnation& i) { return i.nonce == nonce; });
+  return it == incarnations_.end() ? nullptr : &*it;
+}
+
+// ---- who did what ----
+
+void RunState::EachSample(const std::function<void(const Said<SampleRecord>&)>& visit) const {
+  for (const auto& [sample, all] : samples_) {
+    std::set<const Said<SampleRecord>*> seen;
+    for (uint32_t layer = 0; !plans_.empty() && layer < plan().layers; ++layer) {
+      const auto it = std::find_if(all.begin(), all.end(), [&](const Said<SampleRecord>& s) { return s.value.first_layer <= layer && layer < s.value.last_layer; });
+      if (it != all.end() && seen.insert(&*it).second) visit(*it);
+    }
+  }
+}
+
+const Claim* RunState::ClaimOf(const Origin& origin) const {
+  StageId stage;
+  if (!RunLayout::ParseStageStream(origin.stream, &stage)) return nullptr;
+  const auto it = stages_.find(stage);
+  if (it == stages_.end()) return nullptr;
+  const auto& claims = it->second.claims;
+  const auto claim = std::find_if(claims.begin(), claims.end(), [&](const Claim& c) { return c.epoch == origin.epoch; });
+  return claim == claims.end() ? nullptr : &*claim;
+}
+
+std::map<std::pair<std::string, std::string>, Share> RunState::Shares() const {
+  std::map<std::pair<std::string, std::string>, Share> shares;
+  EachSample([&](const Said<SampleRecord>& said) {
+    const Claim* claim = ClaimOf(said.origin);
+    ++shares[{claim == nullptr ? "" : claim->node, said.value.numerics}].samples;
+  });
+  for (const auto& [unit, all] : layers_) {
+    const Claim* claim = ClaimOf(all.front().origin);
+    if (claim != nullptr) ++shares[{claim->node, claim->numerics}].units;
+  }
+  return shares;
+}
+
+std::set<std::string> RunState::SampleNumerics() const {
+  std::set<std::string> classes;
+  EachSample([&](const Said<SampleRecord>& said) { classes.insert(said.value.numerics); });
+  return classes;
+}
+
+std::string EffectiveNumerics(const RunState& state) {
+  const std::set<std::string> classes = state.SampleNumerics();
+  if (classes.empty()) return state.job().numerics;
+  if (classes.size() == 1) return *classes.begin();
+  std::string mixed = "mixed: ";
+  for (const std::string& c : classes) mixed += (c == *classes.begin() ? "" : ", ") + c;
+  return mixed;
+}
+
 static const StreamState& StateOf(const std::map<std::string, std::unique_ptr<StreamReader>>& readers, const std::string& stream) {
   static const StreamState kEmpty;
   const auto it = readers.find(stream);

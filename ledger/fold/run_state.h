@@ -12,6 +12,7 @@
 #include <set>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "ledger/log/stream.h"
@@ -25,6 +26,11 @@ struct StageState {
   std::optional<PhaseBegin> phase;              // the latest
   std::optional<SealRecord> seal;               // while everything that it sealed is still there (R6)
   uint64_t last_wall_ns = 0;
+};
+
+// What one node contributed, in one numerics class: sample records (one per sample and stage) and evicted units that count.
+struct Share {
+  uint64_t samples = 0, units = 0;
 };
 
 // Single-threaded. Stays where it was made: the readers that it hands out refer to it.
@@ -61,6 +67,16 @@ class RunState {
   const std::optional<MergeRecord>& published() const { return published_; }
   const std::optional<DoneRecord>& done() const { return done_; }
   const std::vector<Incarnation>& incarnations() const { return incarnations_; }
+  // From any stream of the run, workers included. Null: nobody introduced it. Lives until the next Refresh or Apply.
+  const Incarnation* IncarnationOf(const Nonce& nonce) const;
+  // Who is to work on what, as the job stream says: the latest number, of equal numbers the first.
+  const std::optional<Assignment>& assignment() const { return assignment_; }
+  // Why the job stream was given up ("done", "failed: ...", "drain"); "" while it is claimed, or was never.
+  const std::string& job_release_reason() const { return job_release_reason_; }
+  // By (node, numerics class). The node is the one whose claim stood in the stream when the record was written.
+  std::map<std::pair<std::string, std::string>, Share> Shares() const;
+  // Numerics classes of the sample records that count, sorted.
+  std::set<std::string> SampleNumerics() const;
   const std::map<uint32_t, SourceRead>& source_reads() const { return source_reads_; }       // by unit, first wins
   uint32_t nondeterminism() const { return nondeterminism_; }  // later, different records for a key (R4)
   uint32_t stale_records() const;
@@ -82,6 +98,7 @@ class RunState {
     std::string stream;
     RecordKey key;
     Digest payload;            // of the record's payload (S: of both parts), to tell a repetition from a contradiction
+    uint64_t epoch = 0;        // in force there: whose claim it was
     bool Before(const Origin& o) const { return std::tie(order, stream, seq, key) < std::tie(o.order, o.stream, o.seq, o.key); }
   };
   template <class T>
@@ -107,6 +124,11 @@ class RunState {
   void ViewPlan(uint32_t number);
   void ViewTokens(uint32_t sample);
   void ViewMerge();
+  void ViewAssignment();
+  void FoldJobStream(const Record& record);
+  // Each sample record that counts for at least one layer, once.
+  void EachSample(const std::function<void(const Said<SampleRecord>&)>& visit) const;
+  const Claim* ClaimOf(const Origin& origin) const;
   void ViewSource(uint32_t unit);
   void ViewSeals();
   bool Holds(const SealRecord& seal) const;
@@ -128,6 +150,7 @@ class RunState {
   Ledger<uint8_t, MergeRecord> said_published_;
   Ledger<uint8_t, DoneRecord> said_done_;
   Ledger<uint32_t, SourceRead> said_sources_;
+  Ledger<uint32_t, Assignment> said_assignments_;
   // What counts of the above, for the accessors.
   std::optional<JobSpec> job_;
   std::map<uint32_t, Plan> plans_;
@@ -138,7 +161,13 @@ class RunState {
   std::optional<DoneRecord> done_;
   std::map<uint32_t, SourceRead> source_reads_;
   std::vector<Incarnation> incarnations_;
+  std::optional<Assignment> assignment_;
+  std::string job_release_reason_;
   uint32_t nondeterminism_ = 0, invalid_ = 0;
 };
+
+// The numerics class that a job's result is made of: the one that its sample records have, "mixed: a, b" if they have several, and what
+// the job pins while there are none.
+std::string EffectiveNumerics(const RunState& state);
 
 }  // namespace holdfast

@@ -28,12 +28,13 @@ auto* First(const std::map<K, std::vector<V>>& ledger, const K& key) {
 Status RunState::Apply(const std::string& stream, const Record& record, const Slot& slot) {
   StageId stage;
   const bool staged = RunLayout::ParseStageStream(stream, &stage);
-  const Origin origin{staged ? stage.value : kNoStage, slot.seq, stream, record.key, Sha256(record.payload)};
+  const Origin origin{staged ? stage.value : kNoStage, slot.seq, stream, record.key, Sha256(record.payload), record.epoch};
   if (staged) {
     StageState& s = stages_[stage];
     s.stage = stage;
     s.last_wall_ns = std::max(s.last_wall_ns, record.wall_ns);
   }
+  if (stream == RunLayout::JobStream()) FoldJobStream(record);
   const Status folded = Fold(origin, record);
   if (!folded.ok() && folded.code() != ErrorCode::kCorrupt) return folded;
   if (!folded.ok()) ++invalid_;
@@ -68,6 +69,14 @@ Status RunState::Fold(const Origin& origin, const Record& record) {
       if (!known) incarnations_.push_back(std::move(life));
       return OkStatus();
     }
+    case RecordClass::kAssignment: {
+      if (origin.stream != RunLayout::JobStream()) return OkStatus();
+      HOLDFAST_ASSIGN(Assignment assignment, Parse<Assignment>(record));
+      const uint32_t number = assignment.number;
+      Add(&said_assignments_, number, origin, std::move(assignment), false);
+      ViewAssignment();
+      return OkStatus();
+    }
     case RecordClass::kClaim:
     case RecordClass::kPhase:
     case RecordClass::kSeal: return origin.order == kNoStage ? OkStatus() : FoldStage(origin, record);
@@ -79,6 +88,14 @@ Status RunState::Fold(const Origin& origin, const Record& record) {
     case RecordClass::kVoid: return FoldVoid(origin, record);
     default: return OkStatus();
   }
+}
+
+// Who drives the job: a claim takes it up, a release says why it was laid down.
+void RunState::FoldJobStream(const Record& record) {
+  if (record.key.cls == RecordClass::kClaim) job_release_reason_.clear();
+  if (record.key.cls != RecordClass::kRelease) return;
+  const auto release = Parse<Release>(record);
+  job_release_reason_ = release.ok() ? release->reason : "released";
 }
 
 Status RunState::FoldStage(const Origin& origin, const Record& record) {
@@ -165,8 +182,9 @@ Status RunState::FoldVoid(const Origin& origin, const Record& record) {
     }
   };
   if (origin.stream == RunLayout::JobStream()) {
-    strike(&said_job_), strike(&said_plans_), strike(&said_tokens_);
+    strike(&said_job_), strike(&said_plans_), strike(&said_tokens_), strike(&said_assignments_);
     ViewJob();
+    ViewAssignment();
     std::vector<uint32_t> numbers;
     for (const auto& [number, plan] : plans_) numbers.push_back(number);
     for (const uint32_t number : numbers) ViewPlan(number);
@@ -207,6 +225,11 @@ void RunState::ViewPlan(uint32_t number) {
   } else {
     plans_.erase(number);
   }
+}
+
+void RunState::ViewAssignment() {
+  assignment_.reset();
+  if (!said_assignments_.empty()) assignment_ = said_assignments_.rbegin()->second.front().value;
 }
 
 void RunState::ViewTokens(uint32_t sample) {

@@ -182,6 +182,15 @@ class ExportRun {
   void CommitLayer(const LayerRecord& record) {
     Append("stage.00", {MakeControl({RecordClass::kLayer, 0, record.unit, 0, 0}, record.ToJson())});
   }
+  // One sample through all layers, as a node of the class `numerics` computes it.
+  void CommitSample(uint32_t sample, const std::string& numerics) {
+    SampleRecord s;
+    s.sample = sample;
+    s.last_layer = plan_.layers;
+    s.amax.resize(plan_.SitesOf(0, plan_.layers).size(), 1.0f);
+    s.numerics = numerics;
+    Append("stage.00", s.ToRecords(StageId(0)));
+  }
   void EvictAll(const Json& amax) {
     for (const UnitPlan& unit : plan_.units) {
       const auto record =

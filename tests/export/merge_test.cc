@@ -25,8 +25,10 @@ constexpr uint64_t kTinyFiles = 60000;  // two files
 struct Ready {
   SimFileSystem fs;
   ExportRun run;
-  explicit Ready(uint64_t seed = 1, uint64_t shard_bytes = kTinyFiles)
+  explicit Ready(uint64_t seed = 1, uint64_t shard_bytes = kTinyFiles,
+                 const std::string& numerics = "test")
       : fs(seed), run(fs, "/w", LlamaPlan({}), shard_bytes) {
+    run.job().numerics = numerics;
     run.AddWeights(ReadGolden("a_llama_nvfp4_src/model.safetensors"));
     run.AddSidecar("config.json", ToBytes("{\"bos_token_id\": 1, \"eos_token_id\": [2, 3], "
                                           "\"pad_token_id\": null, \"rms_norm_eps\": 1e-06}"));
@@ -101,6 +103,25 @@ TEST(Merge, ThreadsAndClaimsDoNotChangeAByte) {
     ASSERT_TRUE(r.run.Merge(threads).ok());
     EXPECT_TRUE(ReadTree(r.fs, "/w/out") == Undisturbed()) << threads;
     EXPECT_THAT(Hidden(r.fs), testing::IsEmpty());
+  }
+}
+
+// A job of a cluster leaves its numerics class open. What it was computed in is in the output, and nothing else.
+TEST(Merge, AClusterOfOneClassWritesTheSameBytes) {
+  Ready same(1, kTinyFiles, kAnyNumerics);
+  for (uint32_t sample = 0; sample < 3; ++sample) same.run.CommitSample(sample, "test");
+  ASSERT_TRUE(same.run.Merge().ok());
+  EXPECT_TRUE(ReadTree(same.fs, "/w/out") == Undisturbed());
+
+  Ready mixed(1, kTinyFiles, kAnyNumerics);
+  mixed.run.CommitSample(0, "test");
+  mixed.run.CommitSample(1, "other");
+  ASSERT_TRUE(mixed.run.Merge().ok());
+  const auto out = ReadTree(mixed.fs, "/w/out");
+  EXPECT_THAT(AsText(out.at("holdfast.json")), HasSubstr("\"numerics\": \"mixed: other, test\""));
+  for (const auto& [name, bytes] : out) {
+    EXPECT_EQ(bytes == Undisturbed().at(name), name != "holdfast.json" && name != "SHA256SUMS")
+        << name;
   }
 }
 
@@ -305,7 +326,7 @@ TEST(MergeRefuses, ASidecarThatEscapes) {
     JobSpec job;
     job.source = "/src";
     job.sidecars.push_back({name, 0, 0, {}, {}});
-    const auto result = MakeMetadata(fs, job, LlamaPlan({}), {});
+    const auto result = MakeMetadata(fs, job, job.numerics, LlamaPlan({}), {});
     EXPECT_EQ(result.code(), ErrorCode::kInvalidArgument) << name;
     EXPECT_THAT(result.error().message, HasSubstr("no path inside the model directory"));
   }
@@ -315,7 +336,8 @@ TEST(Merge, SidecarsInSubfolders) {
   Ready r;
   r.run.AddSidecar("extra/deep/notes.txt", ToBytes("n"));
   const auto files =
-      MakeMetadata(r.fs, r.run.job(), r.run.plan(), PlanOutput(r.run.plan(), kTinyFiles));
+      MakeMetadata(r.fs, r.run.job(), r.run.job().numerics, r.run.plan(),
+                   PlanOutput(r.run.plan(), kTinyFiles));
   ASSERT_TRUE(files.ok());
   EXPECT_EQ(AsText(files->at("extra/deep/notes.txt")), "n");
 }

@@ -373,6 +373,105 @@ TEST(Fold, LostClaimKeepsItsEpochThroughTheTombstone) {
   EXPECT_EQ(state.stages().at(StageId(0)).stream.epoch, 2u);
 }
 
+// ---- clusters ----
+
+Record AssignmentRecord(uint32_t number, const std::string& why, uint32_t b = 0) {
+  Assignment a;
+  a.number = number;
+  a.stages = {{StageId(0), "n1", ""}, {StageId(1), "", "waits"}};
+  a.why = why;
+  return MakeControl({RecordClass::kAssignment, 0, number, b, 0}, a.ToJson());
+}
+
+TEST(Fold, TheLatestAssignmentCountsAndOfEqualsTheFirst) {
+  TestRun run;
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_FALSE(state.assignment());
+  Record broken = AssignmentRecord(9, "broken");
+  broken.payload.pop_back();
+  run.Write("job", {{AssignmentRecord(1, "start")}, {AssignmentRecord(2, "lost node n3")}, {AssignmentRecord(2, "too late", 1)}, {broken}});
+  run.Write("stage.00", {{AssignmentRecord(7, "not here")}});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  ASSERT_TRUE(state.assignment());
+  EXPECT_EQ(state.assignment()->why, "lost node n3");
+  EXPECT_EQ(state.assignment()->stages[1].note, "waits");
+  run.Write("job", {VoidKey({RecordClass::kAssignment, 0, 2, 0, 0}), VoidKey({RecordClass::kAssignment, 0, 2, 1, 0})});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.assignment()->why, "start");
+}
+
+TEST(Fold, IncarnationsAreKnownFromEveryStream) {
+  TestRun run;
+  Incarnation worker;
+  worker.node = "n1";
+  worker.nonce = NonceOf(0x51);
+  worker.endpoint = "tcp://10.0.0.1:7";
+  run.Write("stage.01", {}, {MakeControl({RecordClass::kIncarnation, 1, 0, 0, 0}, worker.ToJson())});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  ASSERT_NE(state.IncarnationOf(NonceOf(0x51)), nullptr);
+  EXPECT_EQ(state.IncarnationOf(NonceOf(0x51))->endpoint, "tcp://10.0.0.1:7");
+  EXPECT_EQ(state.IncarnationOf(NonceOf(0x52)), nullptr);
+}
+
+TEST(Fold, WhyTheJobWasLaidDown) {
+  TestRun run;
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.job_release_reason(), "");
+  const auto release = [](uint64_t epoch, const std::string& why) {
+    return std::vector<Record>{MakeControl({RecordClass::kRelease, 0, static_cast<uint32_t>(epoch), 0, 0}, Release{epoch, why}.ToJson())};
+  };
+  run.Write("job", {release(2, "drain")});
+  run.Write("stage.00", {release(1, "done")});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.job_release_reason(), "drain");
+  run.Write("job", {});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.job_release_reason(), "");
+}
+
+// Two nodes of two classes share a stage, one after the other. What each did is told by the claim that stood there.
+TEST(Fold, SharesFollowTheClaims) {
+  TestRun run;
+  const auto write = [&](const std::string& stream, const std::string& node, const std::string& numerics, const std::vector<std::vector<Record>>& slots) {
+    StreamReader reader(run.fs, run.layout, stream, run.job);
+    StreamWriter::Options options;
+    options.job = run.job;
+    options.claim.incarnation = NonceOf(run.lives++);
+    options.claim.node = node;
+    options.claim.numerics = numerics;
+    auto writer = StreamWriter::Open(run.fs, run.layout, run.clock, &reader, nullptr, options);
+    HOLDFAST_ASSERT_OK(writer);
+    for (const auto& slot : slots) HOLDFAST_ASSERT_OK((*writer)->Append(slot));
+  };
+  const auto sample = [](uint32_t number, StageId stage, uint32_t first, uint32_t last, const std::string& numerics) {
+    SampleRecord s = SmallSample(number, first, last);
+    s.numerics = numerics;
+    return s.ToRecords(stage);
+  };
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(EffectiveNumerics(state), state.job().numerics);
+  EXPECT_TRUE(state.Shares().empty());
+
+  const StageId s0(0), s1(1);
+  write("stage.00", "spark1", "gb10", {sample(0, s0, 0, 2, "gb10"), sample(1, s0, 0, 2, "gb10"), LayerSlot(s0, 0)});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(EffectiveNumerics(state), "gb10");
+  write("stage.00", "box", "sm86", {sample(1, s0, 0, 2, "sm86"), sample(2, s0, 0, 2, "sm86"), LayerSlot(s0, 0), LayerSlot(s0, 1)});
+  write("stage.01", "spark1", "gb10", {sample(0, s1, 2, 3, "gb10"), LayerSlot(s1, 2)});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(EffectiveNumerics(state), "mixed: gb10, sm86");
+  const auto shares = state.Shares();
+  ASSERT_EQ(shares.size(), 2u);
+  EXPECT_EQ(shares.at({"spark1", "gb10"}).samples, 3u);   // two of the first stage, one of the second
+  EXPECT_EQ(shares.at({"spark1", "gb10"}).units, 2u);     // layers 0 and 2
+  EXPECT_EQ(shares.at({"box", "sm86"}).samples, 1u);      // sample 1 was there already: first valid wins
+  EXPECT_EQ(shares.at({"box", "sm86"}).units, 1u);
+}
+
 // About as many slots as a large job has. Refresh reads each once.
 TEST(Fold, AThousandSlotsFoldQuickly) {
   TestRun run(1, {{StageId(0), 0, 1}});
