@@ -31,8 +31,9 @@ struct TaskView {
 struct NodeView {                              // from a beat
   std::string name;
   Nonce incarnation;
-  uint64_t count = 0;                          // Beat::count: a rise is a sign of life
+  uint64_t count = 0;                          // Beat::count: a rise is a sign of life, the first one seen is not
   bool draining = false, paused = false;
+  bool storage_stalled = false;                // it has been waiting for the shared directory for long: it speaks, but cannot commit
   uint64_t memory_bytes = 0;                   // what it may plan with, all jobs together
   uint64_t memory_elsewhere = 0;               // of that, planned by tasks of other jobs
   uint64_t speed = 1;                          // relative; never 0
@@ -56,11 +57,12 @@ struct JobView {
   bool stages_given = false;                   // --shard-layers: the cut is the user's, kept as long as its stages fit somewhere
   std::vector<std::string> on;                 // --on: the node of each stage that the user asked for; empty: any
   bool reproducible = false;
+  std::string numerics;                        // of the first claim of a stage; "" = nobody has worked on this job yet
   bool done = false;                           // D is there
   StageMemory memory;
 };
 
-// libtorch's part of a numerics class: "libtorch-1.13.1".
+// libtorch's part of a numerics class: "libtorch-1.13.1"; "" when it names none.
 std::string TorchOf(const std::string& numerics);
 
 }  // namespace holdfast

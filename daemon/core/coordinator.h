@@ -17,13 +17,14 @@
 
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "daemon/core/cluster.h"
+#include "daemon/core/election.h"
 #include "daemon/core/placement.h"
+#include "daemon/core/roster.h"
 #include "ledger/records/records.h"
 
 namespace holdfast {
@@ -33,6 +34,9 @@ struct CoordinatorPolicy {
   uint64_t tenure_ns = 60'000'000'000;     // T_min
   uint64_t gather_ns = 3'000'000'000;      // how long the first placement waits for more nodes to speak up
   std::string version;                     // holdfast's, of this program; nodes must have the same
+  std::string job = "JOB";                 // how commands name it, for texts that end in one
+  // One rule less than there should be, for tests of the tests. Never set elsewhere.
+  enum class Mutant : uint8_t { kNone, kNoDoubt, kNoTenure, kForgetsBars, kMovesTheHealthy, kForgetsTheWaiting } mutant = Mutant::kNone;
 };
 inline constexpr uint32_t kGiveUpsMax = 3;
 
@@ -55,27 +59,82 @@ using CoordinatorAction = std::variant<Assign, FailJob, Say>;
 
 class Coordinator {
  public:
-  explicit Coordinator(CoordinatorPolicy policy) : policy_(std::move(policy)) {}
+  explicit Coordinator(CoordinatorPolicy policy) : policy_(std::move(policy)), roster_(policy_.suspect_ns) {}
   std::vector<CoordinatorAction> Step(const CoordinatorEvent& event, TimeNs now);
 
  private:
+  static constexpr uint64_t kRetryNs = 5'000'000'000;  // a proposal that nobody committed is made again, from what is known then
+  static constexpr uint64_t kSettleGathers = 10;       // a job is given up for want of nodes no sooner than this many `gather`
+
+  // What every node must have. Empty fields ask for nothing.
+  struct Requirement {
+    std::string numerics, torch;
+  };
+  // A range, where it lies, and where this decision puts it.
+  struct Item {
+    LayerRange layers;
+    std::optional<StageId> stage;          // nullopt: newly cut
+    bool sealed = false, entered = false;  // entered: the assignment has an entry for it
+    bool pinned = false, held = false;     // stays where it is; waits for the node that --on names
+    std::string before, old_note, reason;  // reason: why it cannot stay there
+    StagePlace place;
+  };
+  struct Seat {
+    std::string node;
+    TimeNs since = 0;
+  };
+
+  // coordinator.cc: events, reports of failure, the merge, what is emitted.
+  void On(const BeatSeen& e);
+  void On(const JobSeen& e);
+  void On(const Assigned& e);
+  void On(const Tick&) {}
+  void HearTasks(KnownNode& node);
+  void Decide();
+  void DecideMerge();
+  void SayWhyNot(const Requirement& required);
+  void SayText(std::string text) { actions_.emplace_back(Say{std::move(text)}); }
+  void Fail(std::string detail);
+  bool FailGivenUp(StageId stage, const std::string& what, bool placed, uint64_t needs, const Requirement& required);
+  void Emit(Assign assign);
+  bool Named(const std::string& node, StageId stage) const;
+  bool Settled() const;
+  std::string StageText(const Item& item) const;
+
+  // coordinator_stages.cc: who works on what.
+  void DecideStages();
+  bool MayBegin(const std::vector<NodeView>& usable) const;
+  bool Untouched() const;
+  Requirement Required() const;
+  Requirement MostCapable() const;
+  std::string WhyNot(const KnownNode& node, const Requirement& required) const;
+  std::vector<NodeView> Usable(const Requirement& required) const;
+  std::vector<Item> Items(const Requirement& required) const;
+  std::string WhyLeave(const Item& item, const Requirement& required) const;
+  std::vector<Item> FirstCut(const std::vector<NodeView>& usable, std::vector<Item> items) const;
+  void Place(std::vector<Item>& items, const std::vector<NodeView>& usable, const Requirement& required) const;
+  StageWish WishOf(const Item& item, size_t index, size_t items, const std::vector<NodeView>& usable) const;
+  std::string WaitNote(const Item& item, const std::string& note, const Requirement& required) const;
+  bool Split(std::vector<Item>& items, const std::vector<NodeView>& usable, const Requirement& required);
+  bool FitsSomeone(const Item& item, const Requirement& required) const;
+  void Rebalance(std::vector<Item>& items, const std::vector<NodeView>& usable) const;
+  uint64_t WorkLeft(const Item& item) const;
+  void Propose(std::vector<Item> items, const Requirement& required);
+
   CoordinatorPolicy policy_;
-  // private state is the implementer's
-};
-
-// Who becomes coordinator of a job that has none. Pure. A live owner of the job stream is left alone. Otherwise the first live, not draining
-// node by name claims at once, the second after `step_ns`, and so on: a dead first one costs seconds, and two at once cost one lost race.
-class Election {
- public:
-  Election(std::string self, uint64_t silence_ns, uint64_t step_ns) : self_(std::move(self)), silence_ns_(silence_ns), step_ns_(step_ns) {}
-  void OnBeat(const std::string& node, const Nonce& incarnation, uint64_t count, bool draining, TimeNs now);
-  // The job stream as last folded: who claimed it, whether it was released, its tail.
-  void OnJob(const std::string& owner, const Nonce& incarnation, bool released, uint32_t tail, TimeNs now);
-  bool ShouldClaim(TimeNs now);            // true again and again until OnJob says that it was done
-
- private:
-  std::string self_;
-  uint64_t silence_ns_, step_ns_;          // silence: how long an owner without any sign of life is still believed to live
+  Roster roster_;
+  TimeNs now_ = 0;
+  bool over_ = false;                                // the job failed: nothing more is decided
+  std::optional<JobView> job_;
+  std::optional<Assignment> assignment_;
+  std::optional<TimeNs> proposed_;                   // an Assign is on its way into the ledger since
+  TimeNs noted_ = 0;                                 // when the notes in the ledger were last written
+  std::map<StageId, uint32_t> tails_;
+  std::map<StageId, Seat> seats_;
+  std::map<StageId, TimeNs> unfit_since_;            // fits no node that is there
+  std::map<std::string, std::string> said_;          // per node: why it gets nothing
+  std::string torch_;                                // as of the last proposal
+  std::vector<CoordinatorAction> actions_;
 };
 
 }  // namespace holdfast

@@ -19,7 +19,7 @@ ALLOWED = [
     ("calib/model/", ("ledger/", "export/", "calib/model/")),
     ("calib/", ("ledger/", "export/", "calib/")),
     ("daemon/wire/", ("ledger/base/", "ledger/records/")),
-    ("daemon/core/", ("ledger/base/",)),
+    ("daemon/core/", ("ledger/base/", "ledger/records/")),
     ("daemon/transport/", ("ledger/base/", "ledger/codec/", "ledger/records/", "daemon/wire/")),
     ("daemon/node/", ("ledger/", "export/", "calib/model/", "daemon/wire/", "daemon/transport/", "daemon/core/")),
     ("daemon/", ("ledger/", "export/", "calib/", "daemon/")),

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/core/coordinator.h"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "daemon/core/words.h"
+
+namespace holdfast {
+
+namespace {
+
+// The input itself is bad: no node can do better.
+bool HoldsOnEveryNode(const std::string& code) {
+  return code == ErrorCodeName(ErrorCode::kInvalidArgument) || code == ErrorCodeName(ErrorCode::kUnsupported) ||
+         code == ErrorCodeName(ErrorCode::kCorrupt);
+}
+
+}  // namespace
+
+std::vector<CoordinatorAction> Coordinator::Step(const CoordinatorEvent& event, TimeNs now) {
+  now_ = now;
+  if (policy_.mutant != CoordinatorPolicy::Mutant::kNoDoubt) roster_.Begin(now);
+  std::visit([this](const auto& e) { On(e); }, event);
+  if (!over_) Decide();
+  return std::exchange(actions_, {});
+}
+
+void Coordinator::On(const BeatSeen& e) {
+  const Roster::Heard heard = roster_.OnBeat(e.node, now_);
+  if (heard == Roster::Heard::kOld || over_) return;
+  if (heard == Roster::Heard::kBack) SayText("node " + e.node.name + " is back");
+  HearTasks(*roster_.Find(e.node.name));
+}
+
+void Coordinator::On(const JobSeen& e) {
+  for (const StageView& s : e.job.stages) {
+    const auto [tail, first] = tails_.try_emplace(s.stage, s.tail);
+    if (s.tail > tail->second && !s.owner.empty() && roster_.OnProgress(s.owner, now_)) SayText("node " + s.owner + " is back: it commits");
+    tail->second = s.tail;
+  }
+  for (const std::string& node : e.job.on) roster_.Name(node, now_);
+  job_ = e.job;
+}
+
+void Coordinator::On(const Assigned& e) {
+  if (!assignment_ || assignment_->number != e.assignment.number) {
+    proposed_.reset();
+    noted_ = now_;
+  }
+  assignment_ = e.assignment;
+  roster_.Name(assignment_->merge_node, now_);
+  for (const Assignment::Entry& s : assignment_->stages) {
+    roster_.Name(s.node, now_);
+    Seat& seat = seats_[s.stage];
+    if (seat.since == 0 || seat.node != s.node) seat = {s.node, now_};
+  }
+}
+
+bool Coordinator::Named(const std::string& node, StageId stage) const {
+  if (!assignment_) return false;
+  if (stage == kMergeStage) return assignment_->merge_node == node;
+  return std::any_of(assignment_->stages.begin(), assignment_->stages.end(),
+                     [&](const Assignment::Entry& e) { return e.stage == stage && e.node == node; });
+}
+
+// As long as nodes are still gathering, reports may be of an attempt that was over before this one began.
+void Coordinator::HearTasks(KnownNode& node) {
+  if (policy_.mutant == CoordinatorPolicy::Mutant::kForgetsBars) return;
+  for (const TaskView& t : node.view.tasks) {
+    const StageId stage = t.merge ? kMergeStage : t.stage;
+    const Bar bar{node.view.incarnation, t.error};
+    if (t.state == "refused" && !roster_.Refused(node)) node.refused = bar;
+    if (t.state != "failed") continue;
+    if (!HoldsOnEveryNode(t.error_code)) {
+      node.gave_up[stage] = bar;
+    } else if (Named(node.view.name, stage) && now_ - roster_.born() >= policy_.gather_ns) {
+      const std::string what = t.merge ? "the merge" : "stage " + std::to_string(stage.value);
+      Fail(what + " on " + node.view.name + ": " + t.error + " (" + t.error_code + "): the same on every node");
+    }
+  }
+}
+
+void Coordinator::Fail(std::string detail) {
+  if (over_) return;
+  over_ = true;
+  actions_.emplace_back(FailJob{std::move(detail) + ". Next: repair that, then `jobctl resume " + policy_.job + "`"});
+}
+
+bool Coordinator::Settled() const {
+  return now_ - roster_.born() >= kSettleGathers * policy_.gather_ns || roster_.KnowsAll(now_);
+}
+
+// Whether that ended the job: a stage (or the merge) given up by too many, or by everyone who could do it.
+bool Coordinator::FailGivenUp(StageId stage, const std::string& what, bool placed, uint64_t needs, const Requirement& required) {
+  std::string names, last;
+  uint32_t gave_up = 0;
+  bool hope = placed;
+  for (const auto& [name, n] : roster_.nodes()) {
+    if (roster_.GaveUp(n, stage)) {
+      names += (gave_up++ == 0 ? "" : ", ") + name;
+      last = n.gave_up.at(stage).error;
+    } else if (!n.lost && (!n.heard || (WhyNot(n, required).empty() && n.view.memory_bytes >= needs))) {
+      hope = true;
+    }
+  }
+  if (gave_up < kGiveUpsMax && (gave_up == 0 || hope || !Settled())) return false;
+  Fail(what + " was given up by " + names + (hope ? "" : ", and no other node can take it") + "; the last reason: " + last);
+  return true;
+}
+
+void Coordinator::Decide() {
+  if (!job_ || job_->done || !job_->memory) return;
+  if (assignment_ && assignment_->plan > job_->plan) return;  // the fold is behind our own commit
+  if (proposed_ && now_ - *proposed_ < kRetryNs) return;
+  if (!roster_.AnyFresh(now_)) return;                        // who hears nobody is in no position to judge
+  for (const std::string& name : roster_.MarkLost(now_)) {
+    const auto has = [&](const StageView& s) { return !s.sealed && Named(name, s.stage); };
+    const bool idle = std::none_of(job_->stages.begin(), job_->stages.end(), has) && !Named(name, kMergeStage);
+    if (idle && roster_.Find(name)->heard) SayText("node " + name + " lost (silent for " + SecondsText(policy_.suspect_ns) + "); it had nothing to do");
+  }
+  const bool sealed = std::all_of(job_->stages.begin(), job_->stages.end(), [](const StageView& s) { return s.sealed; });
+  if (sealed && !job_->stages.empty()) DecideMerge();
+  else DecideStages();
+}
+
+void Coordinator::DecideMerge() {
+  const Requirement anything;  // merging computes nothing: any numerics will do
+  const std::string now_at = assignment_ ? assignment_->merge_node : "";
+  std::string reason = "all stages are sealed";
+  if (const KnownNode* n = roster_.Find(now_at)) {
+    const std::string why_not = n->heard ? WhyNot(*n, anything) : "";
+    if (n->lost) reason = "node " + now_at + " lost (silent for " + SecondsText(policy_.suspect_ns) + ")";
+    else if (roster_.GaveUp(*n, kMergeStage)) reason = now_at + " gave up: " + n->gave_up.at(kMergeStage).error;
+    else if (!why_not.empty()) reason = why_not;
+    else return;
+  }
+  const KnownNode* best = nullptr;
+  const auto rank = [](const KnownNode& n) { return std::tuple(n.view.paused, ~n.view.speed, n.view.name); };
+  for (const auto& [name, n] : roster_.nodes()) {
+    const bool may = roster_.Fresh(n, now_) && !n.lost && WhyNot(n, anything).empty() && !roster_.GaveUp(n, kMergeStage);
+    if (may && (!best || rank(n) < rank(*best))) best = &n;
+  }
+  if (FailGivenUp(kMergeStage, "the merge", best != nullptr, 0, anything)) return;
+  if (!best) return;  // as it is: whoever has it may still come back
+  SayText(reason + ": the merge goes to " + best->view.name);
+  Assign assign{.ranges = {}, .places = std::vector<StagePlace>(job_->stages.size()), .merge_node = best->view.name,
+                .numerics = assignment_ ? assignment_->numerics : "", .why = reason};
+  Emit(std::move(assign));
+}
+
+// Says once, and again when it changes, why a node that is there gets nothing.
+void Coordinator::SayWhyNot(const Requirement& required) {
+  for (const auto& [name, n] : roster_.nodes()) {
+    if (!roster_.Fresh(n, now_)) continue;
+    const std::string why = WhyNot(n, required);
+    std::string& said = said_[name];
+    if (said != why) SayText(why.empty() ? name + " may take work again" : why + ": it gets nothing of this job");
+    said = why;
+  }
+}
+
+void Coordinator::Emit(Assign assign) {
+  proposed_ = now_;
+  actions_.emplace_back(std::move(assign));
+}
+
+std::string Coordinator::StageText(const Item& item) const {
+  const std::string layers = LayersText(item.layers);
+  return item.stage ? "stage " + std::to_string(item.stage->value) + " (" + layers + ")" : layers;
+}
+
+}  // namespace holdfast

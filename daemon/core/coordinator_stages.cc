@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The half of the coordinator that decides who works on which stage: each decision starts from the latest assignment, keeps what may
+// stay, places the rest, and says something only if the outcome differs.
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "daemon/core/coordinator.h"
+#include "daemon/core/cutter.h"
+#include "daemon/core/words.h"
+
+namespace holdfast {
+
+namespace {
+
+constexpr size_t kErrorCharsMax = 200;  // of a node's own words inside a note
+
+std::string Shortened(const std::string& text) { return text.size() <= kErrorCharsMax ? text : text.substr(0, kErrorCharsMax) + "..."; }
+
+void Append(std::string& list, const std::string& text) {
+  if (!text.empty() && list.find(text) == std::string::npos) list += (list.empty() ? "" : "; ") + text;
+}
+
+}  // namespace
+
+void Coordinator::DecideStages() {
+  const Requirement required = Required();
+  const std::vector<NodeView> usable = Usable(required);
+  if (assignment_) SayWhyNot(required);
+  else if (!MayBegin(usable)) return;
+  std::vector<Item> items = Items(required);
+  if (Untouched()) {
+    items = FirstCut(usable, std::move(items));
+  } else {
+    Place(items, usable, required);
+    for (const Item& item : items) {
+      if (!item.sealed && item.stage &&
+          FailGivenUp(*item.stage, StageText(item), !item.place.node.empty(), job_->memory(item.layers.first, item.layers.second), required)) {
+        return;
+      }
+    }
+    if (Split(items, usable, required)) Place(items, usable, required);
+    Rebalance(items, usable);
+  }
+  Propose(std::move(items), required);
+}
+
+// The first placement waits a little for more nodes to speak up, and for any node at all as long as one may be silent.
+bool Coordinator::MayBegin(const std::vector<NodeView>& usable) const {
+  const auto there = [&](const std::string& name) { return std::any_of(usable.begin(), usable.end(), [&](const NodeView& n) { return n.name == name; }); };
+  if (!job_->on.empty() && std::all_of(job_->on.begin(), job_->on.end(), there)) return true;
+  return now_ - roster_.born() >= policy_.gather_ns && (!usable.empty() || roster_.KnowsAll(now_));
+}
+
+// Nobody has begun anywhere: the cut may still be made for the nodes that are there.
+bool Coordinator::Untouched() const {
+  if (job_->stages_given) return false;
+  const auto begun = [](const StageView& s) { return s.sealed || s.samples_done > 0 || !s.owner.empty(); };
+  const auto given = [](const Assignment::Entry& e) { return !e.node.empty(); };
+  return std::none_of(job_->stages.begin(), job_->stages.end(), begun) &&
+         (!assignment_ || std::none_of(assignment_->stages.begin(), assignment_->stages.end(), given));
+}
+
+Coordinator::Requirement Coordinator::Required() const {
+  std::string pin = job_->reproducible && assignment_ ? assignment_->numerics : "";
+  if (job_->reproducible && pin.empty()) pin = job_->numerics;
+  if (!pin.empty()) return {pin, TorchOf(pin)};
+  if (!TorchOf(job_->numerics).empty()) return {"", TorchOf(job_->numerics)};
+  // Nobody has claimed a stage yet: whoever was given the first one.
+  if (!job_->reproducible && assignment_) {
+    for (const Assignment::Entry& e : assignment_->stages) {
+      const KnownNode* n = roster_.Find(e.node);
+      if (n && n->heard && !n->lost) return {"", TorchOf(n->view.numerics)};
+    }
+    if (!torch_.empty() && !Untouched()) return {"", torch_};
+  }
+  return MostCapable();
+}
+
+// The class of nodes with the most memory, then speed, in which the work fits; if it fits in none, the largest.
+Coordinator::Requirement Coordinator::MostCapable() const {
+  std::map<std::string, std::vector<NodeView>> classes;
+  for (const NodeView& n : Usable({})) classes[job_->reproducible ? n.numerics : TorchOf(n.numerics)].push_back(n);
+  const auto fits = [&](const std::vector<NodeView>& nodes) {
+    const auto one = [&](uint32_t first, uint32_t last) {
+      return std::any_of(nodes.begin(), nodes.end(), [&](const NodeView& n) { return job_->memory(first, last) <= RoomOf(n); });
+    };
+    if (job_->stages_given) return std::all_of(job_->stages.begin(), job_->stages.end(), [&](const StageView& s) { return one(s.first_layer, s.last_layer); });
+    for (uint32_t l = 0; l < job_->layers; ++l) {
+      if (!one(l, l + 1)) return false;
+    }
+    return true;
+  };
+  std::tuple<bool, uint64_t, uint64_t> most{};
+  std::string best;
+  for (const auto& [name, nodes] : classes) {
+    std::tuple<bool, uint64_t, uint64_t> sum{fits(nodes), 0, 0};
+    for (const NodeView& n : nodes) {
+      std::get<1>(sum) += n.memory_bytes;
+      std::get<2>(sum) += n.speed;
+    }
+    if (sum > most) most = sum, best = name;
+  }
+  return job_->reproducible ? Requirement{best, TorchOf(best)} : Requirement{"", best};
+}
+
+std::string Coordinator::WhyNot(const KnownNode& node, const Requirement& required) const {
+  const NodeView& v = node.view;
+  if (v.draining) return v.name + " drains";
+  if (v.version != policy_.version) return v.name + " has holdfast " + v.version + ", this job is coordinated by " + policy_.version;
+  if (!required.torch.empty() && TorchOf(v.numerics) != required.torch) {
+    const std::string has = TorchOf(v.numerics);
+    return v.name + " has " + (has.empty() ? "no libtorch that it names" : has) + ", this job has " + required.torch;
+  }
+  if (!required.numerics.empty() && v.numerics != required.numerics) {
+    return v.name + " computes as " + v.numerics + ", this job is pinned to " + required.numerics + " (--reproducible)";
+  }
+  if (roster_.Refused(node)) return v.name + " refused: " + Shortened(node.refused->error);
+  return "";
+}
+
+std::vector<NodeView> Coordinator::Usable(const Requirement& required) const {
+  std::vector<NodeView> usable;
+  for (const auto& [name, n] : roster_.nodes()) {
+    if (roster_.Fresh(n, now_) && !n.lost && WhyNot(n, required).empty()) usable.push_back(n.view);
+  }
+  return usable;
+}
+
+std::vector<Coordinator::Item> Coordinator::Items(const Requirement& required) const {
+  std::vector<Item> items;
+  for (const StageView& s : job_->stages) {
+    Item& item = items.emplace_back();
+    item.layers = {s.first_layer, s.last_layer};
+    item.stage = s.stage;
+    item.sealed = s.sealed;
+    if (item.sealed) continue;
+    for (const Assignment::Entry& e : assignment_ ? assignment_->stages : std::vector<Assignment::Entry>{}) {
+      if (e.stage != s.stage) continue;
+      item.entered = true;
+      item.before = e.node;
+      item.old_note = e.note;
+    }
+    item.reason = WhyLeave(item, required);
+    item.pinned = !item.before.empty() && item.reason.empty();
+  }
+  if (items.empty()) items.emplace_back().layers = {0, job_->layers};
+  return items;
+}
+
+// Why a stage cannot stay on the node that has it; "" when it can, or has none.
+std::string Coordinator::WhyLeave(const Item& item, const Requirement& required) const {
+  const KnownNode* n = roster_.Find(item.before);
+  if (!n) return "";
+  if (n->lost) return "node " + item.before + " lost (silent for " + SecondsText(policy_.suspect_ns) + ")";
+  if (!n->heard) return "";
+  const std::string why_not = WhyNot(*n, required);
+  if (!why_not.empty()) return why_not;
+  if (roster_.GaveUp(*n, *item.stage)) return item.before + " gave up: " + Shortened(n->gave_up.at(*item.stage).error);
+  const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
+  if (needs > n->view.memory_bytes) return item.before + " has " + SizeText(n->view.memory_bytes) + " now, it needs " + SizeText(needs);
+  return "";
+}
+
+std::vector<Coordinator::Item> Coordinator::FirstCut(const std::vector<NodeView>& usable, std::vector<Item> items) const {
+  const auto cut = CutAndPlace(job_->layers, usable, job_->memory);
+  if (!cut.ok()) {
+    for (Item& item : items) item.place.note = cut.error().message;
+    return items;
+  }
+  std::vector<Item> placed;
+  for (const PlacedRange& r : *cut) {
+    Item& item = placed.emplace_back();
+    for (const Item& old : items) {
+      if (old.layers == r.layers) item = old;
+    }
+    item.layers = r.layers;
+    item.place.node = r.node;
+  }
+  return placed;
+}
+
+StageWish Coordinator::WishOf(const Item& item, size_t index, size_t items, const std::vector<NodeView>& usable) const {
+  StageWish wish{.layers = item.layers, .asked = {}, .owner = {}, .pinned = item.pinned, .barred = {}};
+  if (item.pinned) wish.owner = item.before;
+  if (!item.stage) return wish;
+  if (job_->on.size() == items && items == job_->stages.size()) wish.asked = job_->on[index];
+  for (const StageView& s : job_->stages) {
+    if (s.stage == *item.stage && !item.pinned) wish.owner = s.owner;
+  }
+  for (const NodeView& n : usable) {
+    if (roster_.GaveUp(*roster_.Find(n.name), *item.stage)) wish.barred.push_back(n.name);
+  }
+  return wish;
+}
+
+void Coordinator::Place(std::vector<Item>& items, const std::vector<NodeView>& usable, const Requirement& required) const {
+  std::vector<StageWish> wishes;
+  std::vector<Item*> of;
+  for (size_t i = 0; i < items.size(); ++i) {
+    Item& item = items[i];
+    if (item.sealed) continue;
+    StageWish wish = WishOf(item, i, items.size(), usable);
+    const KnownNode* asked = roster_.Find(wish.asked);
+    item.held = !item.pinned && asked && !asked->lost && !roster_.Fresh(*asked, now_);
+    if (item.held) {
+      item.place = {"", "waits for " + wish.asked + ", which --on asks for and which is not heard"};
+    } else {
+      wishes.push_back(std::move(wish));
+      of.push_back(&item);
+    }
+  }
+  const std::vector<StagePlace> places = PlaceStages(wishes, usable, job_->memory);
+  for (size_t i = 0; i < places.size(); ++i) {
+    of[i]->place = places[i];
+    if (places[i].node.empty()) of[i]->place.note = WaitNote(*of[i], usable.empty() ? "" : places[i].note, required);
+  }
+}
+
+// By how much the largest node is too small, and of every other node that is there why it cannot.
+std::string Coordinator::WaitNote(const Item& item, const std::string& note, const Requirement& required) const {
+  std::string text = note;
+  for (const auto& [name, n] : roster_.nodes()) {
+    if (!n.heard || n.lost) continue;
+    const std::string why = WhyNot(n, required);
+    Append(text, why);
+    if (why.empty() && item.stage && roster_.GaveUp(n, *item.stage)) Append(text, name + " gave up: " + Shortened(n.gave_up.at(*item.stage).error));
+  }
+  return text.empty() ? "no node is there" : text;
+}
+
+// Whether a node that is not lost could take it whole, were it free.
+bool Coordinator::FitsSomeone(const Item& item, const Requirement& required) const {
+  const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
+  return std::any_of(roster_.nodes().begin(), roster_.nodes().end(), [&](const auto& entry) {
+    const KnownNode& n = entry.second;
+    return n.heard && !n.lost && WhyNot(n, required).empty() && n.view.memory_bytes >= needs;
+  });
+}
+
+// Cuts what has fitted no node for `suspect`: a larger node had its time to come. What a lost node had has waited already.
+bool Coordinator::Split(std::vector<Item>& items, const std::vector<NodeView>& usable, const Requirement& required) {
+  std::vector<Item> cut;
+  bool any = false;
+  for (Item& item : items) {
+    const bool unfit = !item.sealed && !item.held && item.place.node.empty() && !FitsSomeone(item, required);
+    if (!unfit || !item.stage) {
+      if (item.stage) unfit_since_.erase(*item.stage);
+      cut.push_back(std::move(item));
+      continue;
+    }
+    const KnownNode* had = roster_.Find(item.before);
+    const TimeNs since = unfit_since_.try_emplace(*item.stage, had && had->lost ? had->alive : now_).first->second;
+    const auto pieces = now_ - since >= policy_.suspect_ns ? SplitRange(item.layers, usable, job_->memory) : std::nullopt;
+    if (!pieces || pieces->size() < 2) {
+      cut.push_back(std::move(item));
+      continue;
+    }
+    any = true;
+    for (const PlacedRange& p : *pieces) {
+      Item& piece = cut.emplace_back();
+      piece.layers = p.layers;
+      piece.reason = (item.reason.empty() ? "" : item.reason + "; ") + StageText(item) + " fits no node whole";
+    }
+  }
+  items = std::move(cut);
+  return any;
+}
+
+uint64_t Coordinator::WorkLeft(const Item& item) const {
+  const uint64_t layers = item.layers.second - item.layers.first;
+  for (const StageView& s : job_->stages) {
+    if (item.stage && s.stage == *item.stage) return layers * (s.samples_total - std::min(s.samples_done, s.samples_total) + 1);
+  }
+  return layers;
+}
+
+void Coordinator::Propose(std::vector<Item> items, const Requirement& required) {
+  Assign assign{.ranges = {}, .places = {}, .merge_node = "", .numerics = job_->reproducible ? required.numerics : "", .why = assignment_ ? "" : "start"};
+  bool moved = !assignment_ || items.size() != job_->stages.size() || !assignment_->merge_node.empty() || assignment_->numerics != assign.numerics;
+  bool noted = false;
+  const bool cut = items.size() != job_->stages.size() || std::any_of(items.begin(), items.end(), [](const Item& i) { return !i.stage; });
+  std::vector<std::string> says;
+  for (Item& item : items) {
+    if (cut) assign.ranges.push_back(item.layers);
+    const bool stays = item.sealed || (item.entered && item.place.node == item.before);
+    const bool waits = item.place.node.empty();
+    if (stays && (!waits || !roster_.KnowsAll(now_))) item.place.note = item.old_note;
+    if (stays && waits && !item.sealed) noted = noted || item.place.note != item.old_note;
+    if (!stays) {
+      moved = true;
+      if (!waits && item.place.note.empty()) item.place.note = item.reason;
+      Append(assign.why, item.reason.empty() && assignment_ && !waits ? item.place.node + " takes " + StageText(item) : item.reason);
+      says.push_back((item.reason.empty() ? "" : item.reason + ": ") + StageText(item) +
+                     (waits ? " waits: " + item.place.note : " goes to " + item.place.node));
+    }
+    assign.places.push_back(item.sealed ? StagePlace{} : item.place);
+  }
+  if (!moved && !(noted && now_ - noted_ >= policy_.tenure_ns)) return;
+  if (assign.why.empty()) assign.why = moved ? "the stages changed" : "what the waiting stages need changed";
+  for (std::string& s : says) SayText(std::move(s));
+  torch_ = required.torch;
+  Emit(std::move(assign));
+}
+
+}  // namespace holdfast

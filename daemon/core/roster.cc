@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/core/roster.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace holdfast {
+
+void Roster::Begin(TimeNs now) {
+  if (!begun_) {
+    begun_ = true;
+    born_ = doubt_ = now;
+  }
+  const bool heard_anyone = std::any_of(nodes_.begin(), nodes_.end(), [](const auto& n) { return n.second.heard; });
+  if (heard_anyone && !AnyFresh(now)) doubt_ = now;
+}
+
+void Roster::Name(const std::string& node, TimeNs now) {
+  if (node.empty()) return;
+  const auto [it, is_new] = nodes_.try_emplace(node);
+  if (is_new) {
+    it->second.view.name = node;
+    it->second.alive = now;
+  }
+}
+
+Roster::Heard Roster::OnBeat(const NodeView& view, TimeNs now) {
+  Name(view.name, now);
+  KnownNode& n = nodes_.at(view.name);
+  // Only a count that rises is a sign of life: the first beat of an incarnation may be what a dead one left lying about.
+  if (n.counts.size() >= kIncarnationsMax && !n.counts.contains(view.incarnation)) n.counts.clear();
+  const auto [count, first] = n.counts.try_emplace(view.incarnation, view.count);
+  if (first || view.count <= count->second) return Heard::kOld;
+  count->second = view.count;
+  if (!Fresh(n, now) || n.view.incarnation != view.incarnation) n.present = now;
+  n.view = view;
+  n.heard = true;
+  if (view.storage_stalled) return Heard::kAlive;  // it speaks, but cannot commit: as good as silent
+  n.beat = n.alive = now;
+  return std::exchange(n.lost, false) ? Heard::kBack : Heard::kAlive;
+}
+
+bool Roster::OnProgress(const std::string& node, TimeNs now) {
+  Name(node, now);
+  KnownNode& n = nodes_.at(node);
+  n.alive = now;
+  return std::exchange(n.lost, false);
+}
+
+std::vector<std::string> Roster::MarkLost(TimeNs now) {
+  std::vector<std::string> lost;
+  for (auto& [name, n] : nodes_) {
+    if (n.lost || now - std::max(n.alive, doubt_) < suspect_ns_) continue;
+    n.lost = true;
+    lost.push_back(name);
+  }
+  return lost;
+}
+
+const KnownNode* Roster::Find(const std::string& node) const {
+  const auto it = nodes_.find(node);
+  return it == nodes_.end() ? nullptr : &it->second;
+}
+
+KnownNode* Roster::Find(const std::string& node) {
+  const auto it = nodes_.find(node);
+  return it == nodes_.end() ? nullptr : &it->second;
+}
+
+bool Roster::AnyFresh(TimeNs now) const {
+  return std::any_of(nodes_.begin(), nodes_.end(), [&](const auto& n) { return Fresh(n.second, now); });
+}
+
+bool Roster::GaveUp(const KnownNode& n, StageId stage) const {
+  const auto bar = n.gave_up.find(stage);
+  return bar != n.gave_up.end() && bar->second.incarnation == n.view.incarnation;
+}
+
+}  // namespace holdfast

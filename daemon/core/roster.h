@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The nodes as a coordinator knows them: who is there, since when, who is lost, and who refused or gave up on what. Pure bookkeeping over
+// beats; what follows from it is decided in coordinator.cc.
+//
+//   fresh   a beat within the last suspect / 2: may get something new
+//   silent  known, no sign of life for that long: keeps what it has, gets nothing
+//   lost    no sign of life (beat, or progress of a stage that it owns) for `suspect`, counted from the doubt at the earliest: what it
+//           has goes elsewhere, until it is heard again
+// The doubt: a coordinator that was just born, or that heard nobody at all for a while (it was itself paused or cut off), knows nothing
+// about anyone, and everyone gets `suspect` from then.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/core/cluster.h"
+
+namespace holdfast {
+
+struct Bar {                     // holds as long as the node's incarnation is the one that it speaks of
+  Nonce incarnation;
+  std::string error;
+};
+
+struct KnownNode {
+  NodeView view;                 // of the latest beat; only the name when never heard
+  bool heard = false, lost = false;
+  TimeNs beat = 0, alive = 0;    // the last beat that counted; the last sign of life of any kind
+  TimeNs present = 0;            // since when this incarnation is fresh without a gap
+  std::map<Nonce, uint64_t> counts;
+  std::optional<Bar> refused;                  // the whole job
+  std::map<StageId, Bar> gave_up;              // kMergeStage: the merge
+};
+inline constexpr StageId kMergeStage{0xffff};
+
+class Roster {
+ public:
+  explicit Roster(uint64_t suspect_ns) : suspect_ns_(suspect_ns) {}
+
+  // Before the event of a step is looked at. Starts the doubt anew when nobody is fresh.
+  void Begin(TimeNs now);
+  // Every name that the job speaks of is known, though perhaps never heard.
+  void Name(const std::string& node, TimeNs now);
+  enum class Heard { kOld, kAlive, kBack };        // kOld: seen before. kBack: it was lost
+  Heard OnBeat(const NodeView& view, TimeNs now);
+  // true: it was lost and is back.
+  bool OnProgress(const std::string& node, TimeNs now);
+  // Names of those that are lost as of now and were not before.
+  std::vector<std::string> MarkLost(TimeNs now);
+
+  const KnownNode* Find(const std::string& node) const;
+  KnownNode* Find(const std::string& node);
+  const std::map<std::string, KnownNode>& nodes() const { return nodes_; }
+  bool Fresh(const KnownNode& n, TimeNs now) const { return n.heard && now - n.beat <= suspect_ns_ / 2; }
+  bool AnyFresh(TimeNs now) const;
+  bool Refused(const KnownNode& n) const { return n.refused && n.refused->incarnation == n.view.incarnation; }
+  bool GaveUp(const KnownNode& n, StageId stage) const;
+  // Every node that is alive has had its chance to say so.
+  bool KnowsAll(TimeNs now) const { return now - doubt_ >= suspect_ns_; }
+  TimeNs born() const { return born_; }
+
+ private:
+  static constexpr size_t kIncarnationsMax = 64;  // remembered per node
+
+  uint64_t suspect_ns_;
+  bool begun_ = false;
+  TimeNs born_ = 0, doubt_ = 0;
+  std::map<std::string, KnownNode> nodes_;
+};
+
+}  // namespace holdfast
