@@ -28,9 +28,9 @@ std::vector<CoordinatorAction> Coordinator::Step(const CoordinatorEvent& event, 
 }
 
 void Coordinator::On(const BeatSeen& e) {
-  const Roster::Heard heard = roster_.OnBeat(e.node, now_);
-  if (heard == Roster::Heard::kOld || over_) return;
-  if (heard == Roster::Heard::kBack) SayText("node " + e.node.name + " is back");
+  const HeardNodes::Heard heard = roster_.OnBeat(e.node, now_);
+  if (heard == HeardNodes::Heard::kOld || over_) return;
+  if (heard == HeardNodes::Heard::kBack) SayText("node " + e.node.name + " is back");
   HearTasks(*roster_.Find(e.node.name));
 }
 
@@ -66,7 +66,7 @@ bool Coordinator::Named(const std::string& node, StageId stage) const {
 }
 
 // As long as nodes are still gathering, reports may be of an attempt that was over before this one began.
-void Coordinator::HearTasks(KnownNode& node) {
+void Coordinator::HearTasks(HeardNode& node) {
   if (policy_.mutant == CoordinatorPolicy::Mutant::kForgetsBars) return;
   for (const TaskView& t : node.view.tasks) {
     const StageId stage = t.merge ? kMergeStage : t.stage;
@@ -129,15 +129,15 @@ void Coordinator::DecideMerge() {
   const Requirement anything;  // merging computes nothing: any numerics will do
   const std::string now_at = assignment_ ? assignment_->merge_node : "";
   std::string reason = "all stages are sealed";
-  if (const KnownNode* n = roster_.Find(now_at)) {
+  if (const HeardNode* n = roster_.Find(now_at)) {
     const std::string why_not = n->heard ? WhyNot(*n, anything) : "";
     if (n->lost) reason = "node " + now_at + " lost (silent for " + SecondsText(policy_.suspect_ns) + ")";
     else if (roster_.GaveUp(*n, kMergeStage)) reason = now_at + " gave up: " + n->gave_up.at(kMergeStage).error;
     else if (!why_not.empty()) reason = why_not;
     else return;
   }
-  const KnownNode* best = nullptr;
-  const auto rank = [](const KnownNode& n) { return std::tuple(n.view.paused, ~n.view.speed, n.view.name); };
+  const HeardNode* best = nullptr;
+  const auto rank = [](const HeardNode& n) { return std::tuple(n.view.paused, ~n.view.speed, n.view.name); };
   for (const auto& [name, n] : roster_.nodes()) {
     const bool may = roster_.Fresh(n, now_) && !n.lost && WhyNot(n, anything).empty() && !roster_.GaveUp(n, kMergeStage);
     if (may && (!best || rank(n) < rank(*best))) best = &n;

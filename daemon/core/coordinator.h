@@ -24,7 +24,7 @@
 #include "daemon/core/cluster.h"
 #include "daemon/core/election.h"
 #include "daemon/core/placement.h"
-#include "daemon/core/roster.h"
+#include "daemon/core/heard_nodes.h"
 #include "ledger/records/records.h"
 
 namespace holdfast {
@@ -89,7 +89,7 @@ class Coordinator {
   void On(const JobSeen& e);
   void On(const Assigned& e);
   void On(const Tick&) {}
-  void HearTasks(KnownNode& node);
+  void HearTasks(HeardNode& node);
   void Decide();
   void DecideMerge();
   void SayWhyNot(const Requirement& required);
@@ -107,7 +107,7 @@ class Coordinator {
   bool Untouched() const;
   Requirement Required() const;
   Requirement MostCapable() const;
-  std::string WhyNot(const KnownNode& node, const Requirement& required) const;
+  std::string WhyNot(const HeardNode& node, const Requirement& required) const;
   std::vector<NodeView> Usable(const Requirement& required) const;
   std::vector<Item> Items(const Requirement& required) const;
   std::string WhyLeave(const Item& item, const Requirement& required) const;
@@ -122,7 +122,7 @@ class Coordinator {
   void Propose(std::vector<Item> items, const Requirement& required);
 
   CoordinatorPolicy policy_;
-  Roster roster_;
+  HeardNodes roster_;
   TimeNs now_ = 0;
   bool over_ = false;                                // the job failed: nothing more is decided
   std::optional<JobView> job_;

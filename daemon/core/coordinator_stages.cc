@@ -70,7 +70,7 @@ Coordinator::Requirement Coordinator::Required() const {
   // Nobody has claimed a stage yet: whoever was given the first one.
   if (!job_->reproducible && assignment_) {
     for (const Assignment::Entry& e : assignment_->stages) {
-      const KnownNode* n = roster_.Find(e.node);
+      const HeardNode* n = roster_.Find(e.node);
       if (n && n->heard && !n->lost) return {"", TorchOf(n->view.numerics)};
     }
     if (!torch_.empty() && !Untouched()) return {"", torch_};
@@ -105,7 +105,7 @@ Coordinator::Requirement Coordinator::MostCapable() const {
   return job_->reproducible ? Requirement{best, TorchOf(best)} : Requirement{"", best};
 }
 
-std::string Coordinator::WhyNot(const KnownNode& node, const Requirement& required) const {
+std::string Coordinator::WhyNot(const HeardNode& node, const Requirement& required) const {
   const NodeView& v = node.view;
   if (v.draining) return v.name + " drains";
   if (v.version != policy_.version) return v.name + " has holdfast " + v.version + ", this job is coordinated by " + policy_.version;
@@ -151,7 +151,7 @@ std::vector<Coordinator::Item> Coordinator::Items(const Requirement& required) c
 
 // Why a stage cannot stay on the node that has it; "" when it can, or has none.
 std::string Coordinator::WhyLeave(const Item& item, const Requirement& required) const {
-  const KnownNode* n = roster_.Find(item.before);
+  const HeardNode* n = roster_.Find(item.before);
   if (!n) return "";
   if (n->lost) return "node " + item.before + " lost (silent for " + SecondsText(policy_.suspect_ns) + ")";
   if (!n->heard) return "";
@@ -202,7 +202,7 @@ void Coordinator::Place(std::vector<Item>& items, const std::vector<NodeView>& u
     Item& item = items[i];
     if (item.sealed) continue;
     StageWish wish = WishOf(item, i, items.size(), usable);
-    const KnownNode* asked = roster_.Find(wish.asked);
+    const HeardNode* asked = roster_.Find(wish.asked);
     item.held = !item.pinned && asked && !asked->lost && !roster_.Fresh(*asked, now_);
     if (item.held) {
       item.place = {"", "waits for " + wish.asked + ", which --on asks for and which is not heard"};
@@ -234,7 +234,7 @@ std::string Coordinator::WaitNote(const Item& item, const std::string& note, con
 bool Coordinator::FitsSomeone(const Item& item, const Requirement& required) const {
   const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
   return std::any_of(roster_.nodes().begin(), roster_.nodes().end(), [&](const auto& entry) {
-    const KnownNode& n = entry.second;
+    const HeardNode& n = entry.second;
     return n.heard && !n.lost && WhyNot(n, required).empty() && n.view.memory_bytes >= needs;
   });
 }
@@ -250,7 +250,7 @@ bool Coordinator::Split(std::vector<Item>& items, const std::vector<NodeView>& u
       cut.push_back(std::move(item));
       continue;
     }
-    const KnownNode* had = roster_.Find(item.before);
+    const HeardNode* had = roster_.Find(item.before);
     const TimeNs since = unfit_since_.try_emplace(*item.stage, had && had->lost ? had->alive : now_).first->second;
     const auto pieces = now_ - since >= policy_.suspect_ns ? SplitRange(item.layers, usable, job_->memory) : std::nullopt;
     if (!pieces || pieces->size() < 2) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "daemon/core/roster.h"
+#include "daemon/core/heard_nodes.h"
 
 #include <algorithm>
 #include <utility>
 
 namespace holdfast {
 
-void Roster::Begin(TimeNs now) {
+void HeardNodes::Begin(TimeNs now) {
   if (!begun_) {
     begun_ = true;
     born_ = doubt_ = now;
@@ -15,7 +15,7 @@ void Roster::Begin(TimeNs now) {
   if (heard_anyone && !AnyFresh(now)) doubt_ = now;
 }
 
-void Roster::Name(const std::string& node, TimeNs now) {
+void HeardNodes::Name(const std::string& node, TimeNs now) {
   if (node.empty()) return;
   const auto [it, is_new] = nodes_.try_emplace(node);
   if (is_new) {
@@ -24,9 +24,9 @@ void Roster::Name(const std::string& node, TimeNs now) {
   }
 }
 
-Roster::Heard Roster::OnBeat(const NodeView& view, TimeNs now) {
+HeardNodes::Heard HeardNodes::OnBeat(const NodeView& view, TimeNs now) {
   Name(view.name, now);
-  KnownNode& n = nodes_.at(view.name);
+  HeardNode& n = nodes_.at(view.name);
   // Only a count that rises is a sign of life: the first beat of an incarnation may be what a dead one left lying about.
   if (n.counts.size() >= kIncarnationsMax && !n.counts.contains(view.incarnation)) n.counts.clear();
   const auto [count, first] = n.counts.try_emplace(view.incarnation, view.count);
@@ -40,14 +40,14 @@ Roster::Heard Roster::OnBeat(const NodeView& view, TimeNs now) {
   return std::exchange(n.lost, false) ? Heard::kBack : Heard::kAlive;
 }
 
-bool Roster::OnProgress(const std::string& node, TimeNs now) {
+bool HeardNodes::OnProgress(const std::string& node, TimeNs now) {
   Name(node, now);
-  KnownNode& n = nodes_.at(node);
+  HeardNode& n = nodes_.at(node);
   n.alive = now;
   return std::exchange(n.lost, false);
 }
 
-std::vector<std::string> Roster::MarkLost(TimeNs now) {
+std::vector<std::string> HeardNodes::MarkLost(TimeNs now) {
   std::vector<std::string> lost;
   for (auto& [name, n] : nodes_) {
     if (n.lost || now - std::max(n.alive, doubt_) < suspect_ns_) continue;
@@ -57,21 +57,21 @@ std::vector<std::string> Roster::MarkLost(TimeNs now) {
   return lost;
 }
 
-const KnownNode* Roster::Find(const std::string& node) const {
+const HeardNode* HeardNodes::Find(const std::string& node) const {
   const auto it = nodes_.find(node);
   return it == nodes_.end() ? nullptr : &it->second;
 }
 
-KnownNode* Roster::Find(const std::string& node) {
+HeardNode* HeardNodes::Find(const std::string& node) {
   const auto it = nodes_.find(node);
   return it == nodes_.end() ? nullptr : &it->second;
 }
 
-bool Roster::AnyFresh(TimeNs now) const {
+bool HeardNodes::AnyFresh(TimeNs now) const {
   return std::any_of(nodes_.begin(), nodes_.end(), [&](const auto& n) { return Fresh(n.second, now); });
 }
 
-bool Roster::GaveUp(const KnownNode& n, StageId stage) const {
+bool HeardNodes::GaveUp(const HeardNode& n, StageId stage) const {
   const auto bar = n.gave_up.find(stage);
   return bar != n.gave_up.end() && bar->second.incarnation == n.view.incarnation;
 }

@@ -25,7 +25,7 @@ struct Bar {                     // holds as long as the node's incarnation is t
   std::string error;
 };
 
-struct KnownNode {
+struct HeardNode {
   NodeView view;                 // of the latest beat; only the name when never heard
   bool heard = false, lost = false;
   TimeNs beat = 0, alive = 0;    // the last beat that counted; the last sign of life of any kind
@@ -36,9 +36,9 @@ struct KnownNode {
 };
 inline constexpr StageId kMergeStage{0xffff};
 
-class Roster {
+class HeardNodes {
  public:
-  explicit Roster(uint64_t suspect_ns) : suspect_ns_(suspect_ns) {}
+  explicit HeardNodes(uint64_t suspect_ns) : suspect_ns_(suspect_ns) {}
 
   // Before the event of a step is looked at. Starts the doubt anew when nobody is fresh.
   void Begin(TimeNs now);
@@ -51,13 +51,13 @@ class Roster {
   // Names of those that are lost as of now and were not before.
   std::vector<std::string> MarkLost(TimeNs now);
 
-  const KnownNode* Find(const std::string& node) const;
-  KnownNode* Find(const std::string& node);
-  const std::map<std::string, KnownNode>& nodes() const { return nodes_; }
-  bool Fresh(const KnownNode& n, TimeNs now) const { return n.heard && now - n.beat <= suspect_ns_ / 2; }
+  const HeardNode* Find(const std::string& node) const;
+  HeardNode* Find(const std::string& node);
+  const std::map<std::string, HeardNode>& nodes() const { return nodes_; }
+  bool Fresh(const HeardNode& n, TimeNs now) const { return n.heard && now - n.beat <= suspect_ns_ / 2; }
   bool AnyFresh(TimeNs now) const;
-  bool Refused(const KnownNode& n) const { return n.refused && n.refused->incarnation == n.view.incarnation; }
-  bool GaveUp(const KnownNode& n, StageId stage) const;
+  bool Refused(const HeardNode& n) const { return n.refused && n.refused->incarnation == n.view.incarnation; }
+  bool GaveUp(const HeardNode& n, StageId stage) const;
   // Every node that is alive has had its chance to say so.
   bool KnowsAll(TimeNs now) const { return now - doubt_ >= suspect_ns_; }
   TimeNs born() const { return born_; }
@@ -68,7 +68,7 @@ class Roster {
   uint64_t suspect_ns_;
   bool begun_ = false;
   TimeNs born_ = 0, doubt_ = 0;
-  std::map<std::string, KnownNode> nodes_;
+  std::map<std::string, HeardNode> nodes_;
 };
 
 }  // namespace holdfast
