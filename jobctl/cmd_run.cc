@@ -12,9 +12,9 @@
 #include <memory>
 #include <thread>
 
+#include "daemon/node/job_driver.h"
 #include "daemon/node/process.h"
 #include "daemon/node/supervisor.h"
-#include "export/merge/merge.h"
 #include "jobctl/options.h"
 #include "jobctl/preflight.h"
 #include "jobctl/progress.h"
@@ -23,7 +23,8 @@
 namespace holdfast {
 namespace {
 
-constexpr uint64_t kRenewNs = 60'000'000'000;        // the job stream shows life this often
+constexpr uint64_t kLookNs = 1'000'000'000;          // how often the ledger is folded while nothing happens
+constexpr int kTickMs = 50;
 constexpr uint64_t kForeignWatchMs = 150'000;        // how long an owner on another machine may be silent
 
 std::atomic<int> g_signal{0};          // a signal handler can reach nothing but globals
@@ -48,10 +49,20 @@ Progress::Mode ModeOf(const RunOptions& o) {
   return ::isatty(STDERR_FILENO) == 1 ? Progress::Mode::kTerminal : Progress::Mode::kPlain;
 }
 
+// Nothing to gather, nobody to suspect: the one node is this process.
+CoordinatorPolicy OneNode() {
+  CoordinatorPolicy policy;
+  policy.gather_ns = 0;
+  policy.version = HOLDFAST_VERSION;
+  return policy;
+}
+
 class RunJob {
  public:
   explicit RunJob(const RunOptions& options)
-      : options_(options), progress_(clock_, ModeOf(options)), state_(fs_, RunLayout(options.run_dir)) {
+      : options_(options), progress_(clock_, ModeOf(options)),
+        driver_(fs_, clock_, RunLayout(options.run_dir), {.self = {}, .policy = OneNode(), .stages_given = true, .on = {}, .reproducible = false,
+                .on_say = {}}) {
     threads_ = options.threads > 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
   }
   Result<int> Run();
@@ -68,17 +79,19 @@ class RunJob {
   Status ClaimJob(std::vector<Record> records);
   Status Begin();
   void ShowPlan(const ResourcePlan& resources);
-  Status Calibrate();
-  Status MergeAndFinish();
-  Status Renew();
+  Status Work();
+  Status Turn(Supervisor& node);
+  Status Judge(const Supervisor& node) const;
+  Status StartMine(Supervisor& node);
+  NodeView Self();
   void CleanUp();
-  bool AllSealed() const;
 
   const RunOptions options_;
   PosixFileSystem fs_;
   RealClock clock_;
   Progress progress_;
-  RunState state_;
+  JobDriver driver_;
+  RunState& state_ = driver_.state();
   uint32_t threads_ = 1;
   Device device_;
   bool fresh_ = false;
@@ -90,8 +103,7 @@ class RunJob {
   Incarnation self_;
   std::unique_ptr<StreamReader> fresh_reader_;   // of a new job: its uuid is not in any fold yet. Outlives the writer
   std::unique_ptr<StreamWriter> job_writer_;
-  uint64_t renewed_ns_ = 0;
-  uint64_t rss_peak_ = 0;
+  uint64_t looked_ns_ = 0, beats_ = 0;
   Json report_;
 };
 
@@ -176,7 +188,7 @@ Status RunJob::PrepareNew() {
 
 Status RunJob::PrepareResume() {
   const JobSpec& job = state_.job();
-  if (!AllSealed()) HOLDFAST_TRY(CheckSourceUnchanged(fs_, job, threads_));
+  if (!driver_.AllSealed()) HOLDFAST_TRY(CheckSourceUnchanged(fs_, job, threads_));
   const std::string config_path = JoinPath(job.source, "config.json");
   HOLDFAST_ASSIGN(const Bytes config_bytes, fs_.ReadFile(config_path, 64u << 20));
   HOLDFAST_ASSIGN(const Json config, ParseJson(AsText(config_bytes), config_path));
@@ -237,6 +249,9 @@ Status RunJob::ClaimJob(std::vector<Record> records) {
 
 Status RunJob::Begin() {
   self_ = DescribeThisProcess(HostName(), "jobctl", device_.name);
+  self_.version = HOLDFAST_VERSION;
+  self_.numerics = device_.numerics;
+  driver_.set_self(self_);
   const Status made = fs_.MakeDirs(state_.layout().TmpDir(self_.nonce));
   if (!made.ok()) return InvalidArgument("--run-dir " + options_.run_dir + ": cannot write there (" + made.error().message + ")");
   const Status format = EnsureFormat(fs_, state_.layout(), self_.nonce);
@@ -257,7 +272,7 @@ Status RunJob::Begin() {
   }
   if (fresh_ || plan_changed_) records.push_back(MakeControl({.cls = RecordClass::kPlan, .a = plan_.number}, plan_.ToJson()));
   HOLDFAST_TRY(ClaimJob(std::move(records)));
-  renewed_ns_ = clock_.MonotonicNs();
+  driver_.Adopt(std::move(job_writer_));
   return state_.Refresh();
 }
 
@@ -279,61 +294,94 @@ void RunJob::ShowPlan(const ResourcePlan& r) {
                        {"disk_run_bytes", r.disk_run}, {"disk_out_bytes", r.disk_out}});
 }
 
-Status RunJob::Renew() {
-  if (clock_.MonotonicNs() - renewed_ns_ < kRenewNs) return OkStatus();
-  renewed_ns_ = clock_.MonotonicNs();
-  const RecordKey key{.cls = RecordClass::kRenew, .a = static_cast<uint32_t>(job_writer_->epoch()), .b = job_writer_->next_seq()};
-  return job_writer_->Append({MakeControl(key, Json{{"epoch", job_writer_->epoch()}})});
+NodeView RunJob::Self() {
+  NodeView self;
+  self.name = self_.node;
+  self.incarnation = self_.nonce;
+  self.count = ++beats_;
+  self.memory_bytes = UINT64_MAX;   // sizes were chosen before the start, see PlanResources
+  self.version = self_.version;
+  self.numerics = self_.numerics;
+  return self;
 }
 
-bool RunJob::AllSealed() const {
-  for (const StagePlan& s : state_.plan().stages) {
-    const auto it = state_.stages().find(s.stage);
-    if (it == state_.stages().end() || !it->second.seal) return false;
+Status RunJob::StartMine(Supervisor& node) {
+  const auto task = [&](const StagePlan& plan, bool merge) {
+    TaskSpec spec;
+    spec.key = {state_.layout().root(), merge, plan.stage};
+    spec.plan = plan;
+    spec.samples_total = state_.job().samples;
+    spec.size = {.window = threads_, .threads = threads_};
+    spec.device = device_.name;
+    spec.reason = fresh_ ? "start" : "resume";
+    return spec;
+  };
+  for (const StagePlan& plan : driver_.StagesOf(self_.node)) {
+    TaskSpec spec = task(plan, /*merge=*/false);
+    if (node.Find(spec.key) != nullptr) continue;
+    for (const auto& s : resources_.stages) {
+      if (s.plan.stage == plan.stage) spec.size = s.size;
+    }
+    HOLDFAST_TRY(node.Start(spec));
   }
-  return true;
+  if (!driver_.AllSealed() || node.AnyRunning()) return OkStatus();
+  TaskSpec merge = task({}, /*merge=*/true);
+  if (node.Find(merge.key) != nullptr) return OkStatus();
+  merge.phase_ms = progress_.phase_ms();
+  for (const StageProgress& s : node.Views()) merge.rss_peak_bytes += s.rss_peak_bytes;
+  return node.Start(merge);
 }
 
-Status RunJob::Calibrate() {
-  if (AllSealed()) return OkStatus();
-  SupervisorOptions o;
-  o.worker_binary = WorkerBinary();
+// What a task that ended means for the run.
+Status RunJob::Judge(const Supervisor& node) const {
+  for (const Task* t : node.tasks()) {
+    if (t->state == TaskState::kRunning || t->state == TaskState::kDone) continue;
+    return t->error ? Status(*t->error) : Fenced("a worker was stopped from outside");
+  }
+  return OkStatus();
+}
+
+Status RunJob::Turn(Supervisor& node) {
+  const bool changed = node.Poll(kTickMs);
+  if (g_signal != 0) return Stopped("asked to stop by signal " + std::to_string(g_signal.load()));
+  HOLDFAST_TRY(Judge(node));
+  if (changed || clock_.MonotonicNs() - looked_ns_ >= kLookNs) {
+    looked_ns_ = clock_.MonotonicNs();
+    HOLDFAST_TRY(driver_.Refresh());
+    HOLDFAST_ASSIGN(const auto failed, driver_.Coordinate({Self()}));
+    if (failed) return Internal(*failed);
+    HOLDFAST_TRY(StartMine(node));
+  }
+  const Task* merge = node.Find({state_.layout().root(), true, {}});
+  if (merge == nullptr) {
+    progress_.Stages(node.Views());
+  } else if (merge->view.bytes_total > 0) {
+    progress_.Merge({.bytes_done = merge->view.bytes_written, .bytes_total = merge->view.bytes_total,
+                     .files_done = static_cast<uint32_t>(merge->view.units_done), .files_total = static_cast<uint32_t>(merge->view.units_total)});
+  }
+  return OkStatus();
+}
+
+// From whatever the ledger holds to the merged output.
+Status RunJob::Work() {
+  Supervisor::Options o;
+  o.bin_dir = BinaryDir();
   o.node = self_.node;
-  o.device = device_.name;
-  o.reason = fresh_ ? "start" : "resume";
   o.incarnation = self_.nonce;
-  for (const auto& s : resources_.stages) o.sizes[s.plan.stage] = s.size;
-  o.stop_signal = &g_signal;
-  o.on_progress = [this](const std::vector<StageProgress>& stages) { progress_.Stages(stages); };
-  o.on_event = [this](const std::string& text) { progress_.Event(text); };
-  o.on_tick = [this] { return Renew(); };
-  HOLDFAST_ASSIGN(const auto stages, RunStages(state_, clock_, o));
-  for (const StageProgress& s : stages) rss_peak_ += s.rss_peak_bytes;
-  return state_.Refresh();
-}
-
-Status RunJob::MergeAndFinish() {
-  const std::string stream = RunLayout::MergeStream();
-  const StreamWriter::Options options = ClaimOptions(state_.job().uuid);
-  HOLDFAST_ASSIGN(const auto writer, StreamWriter::Open(fs_, state_.layout(), clock_, state_.ReaderOf(stream),
-                                                        [&](const Record& r, const Slot& s) { return state_.Apply(stream, r, s); }, options));
-  MergeOptions merge;
-  merge.threads = threads_;
-  merge.incarnation = self_.nonce;
-  merge.stop = &g_stop;
-  merge.on_progress = [this](const MergeProgress& p) { progress_.Merge(p); };
-  HOLDFAST_ASSIGN(const Digest manifest, RunMerge(fs_, state_, *writer, merge));
-  progress_.Merge({.bytes_done = resources_.disk_out, .bytes_total = resources_.disk_out, .files_done = 1, .files_total = 1});
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
+  o.on_event = [this](const Task&, const std::string& text) { progress_.Event(text); };
+  HOLDFAST_ASSIGN(const auto node, Supervisor::Make(clock_, o));
+  Status status = OkStatus();
+  const auto merged = [&] {
+    const Task* merge = node->Find({state_.layout().root(), true, {}});
+    return merge != nullptr && merge->state == TaskState::kDone;
+  };
+  while (status.ok() && !merged()) status = Turn(*node);
+  if (!status.ok()) node->StopAll();
+  HOLDFAST_TRY(status);
   HOLDFAST_TRY(state_.Refresh());
-  HOLDFAST_ASSIGN(report_, BuildReport(state_, progress_.phase_ms(), std::max<uint64_t>(rss_peak_, static_cast<uint64_t>(usage.ru_maxrss) * 1024)));
-  if (!state_.done()) {
-    const DoneRecord done{.manifest = manifest, .report = report_};
-    HOLDFAST_TRY(writer->Append({MakeControl({.cls = RecordClass::kDone}, done.ToJson())}));
-  }
-  HOLDFAST_TRY(writer->ReleaseStream("done"));
-  return job_writer_->ReleaseStream("done");
+  if (!state_.done()) return Internal(options_.run_dir + ": merged, but the ledger does not say so; run `jobctl fsck " + options_.run_dir + "`");
+  report_ = state_.done()->report;
+  return driver_.Release("done");
 }
 
 // The job is done: nothing in tmp/ can be wanted any more.
@@ -359,15 +407,14 @@ Result<int> RunJob::Run() {
   HOLDFAST_TRY(Begin());
   progress_.AddPhase("check", (clock_.MonotonicNs() - begin_ns) / 1'000'000);
   ShowPlan(resources_);
-  Status status = Calibrate();
-  if (status.ok()) status = MergeAndFinish();
+  const Status status = Work();
   if (!status.ok()) {
     if (status.code() == ErrorCode::kStopped || status.code() == ErrorCode::kResourceExhausted) {
-      const Status released = job_writer_->ReleaseStream(status.code() == ErrorCode::kStopped ? "drain" : "no_space");
+      const Status released = driver_.Release(status.code() == ErrorCode::kStopped ? "drain" : "no_space");
       if (!released.ok()) progress_.Event("note: " + released.error().message);
       return Annotate(status.error(), "stopped; `jobctl resume " + options_.run_dir + "` or the same line again continues");
     }
-    const Status released = job_writer_->ReleaseStream("failed");
+    const Status released = driver_.Release("failed");
     if (!released.ok() && released.code() != ErrorCode::kFenced) progress_.Event("note: " + released.error().message);
     // Past the start a refusal is a failure: exit code 2 promises that nothing was started.
     const bool resumable = status.code() == ErrorCode::kFenced || status.code() == ErrorCode::kTransient;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ledger/base/result.h"
+#include "ledger/base/units.h"
 
 namespace holdfast {
 
@@ -36,8 +37,48 @@ struct RunOptions {
 };
 
 struct StatusOptions {
-  std::string dir;
+  std::string dir;                        // run directory
   bool json = false, follow = false;
+};
+
+// ---- commands about a root. `root` is absolute ----
+
+struct SubmitOptions {
+  std::string root, source, calib, out;
+  std::string name;                       // "": the base name of `out`
+  std::vector<uint32_t> shard_layers;
+  std::vector<std::string> on, after;
+  int priority = 0;                       // -100 .. 100, higher goes first
+  std::optional<uint32_t> samples, seq_len;
+  std::optional<std::string> recipe, max_shard_size;
+  std::string notify;
+  bool reproducible = false, json = false, quiet = false;
+};
+struct RootStatusOptions {
+  std::string root, job;                  // "": all jobs
+  bool json = false, follow = false;
+};
+struct NodesOptions {
+  std::string root;
+  bool json = false;
+};
+struct JobOptions {                       // cancel, resume
+  std::string root, job;
+  bool json = false;
+};
+enum class Drain : uint8_t { kDrain, kUndrain };
+struct DrainOptions {
+  std::string root, node;
+  Drain what = Drain::kDrain;
+  bool json = false;
+};
+struct LogsOptions {
+  std::string root, job, node;            // node "": all
+  bool follow = false;
+};
+struct KeygenOptions {
+  std::string root;
+  std::vector<std::string> names;         // empty: this host
 };
 struct FsckOptionsCli {
   std::string dir;
@@ -49,13 +90,16 @@ struct VerifyOptionsCli {
   uint32_t threads = 0;
 };
 
-// "24G", "1.5GiB", "800M", "123": bytes. G = GB = 10^9, GiB = 2^30.
-Result<uint64_t> ParseSize(const std::string& text);
-std::string FormatSize(uint64_t bytes);        // "1.23 GB"
-std::string FormatDuration(uint64_t seconds);  // "1 h 02 min", "3 min 05 s", "42 s"
-
 int RunCommand(const RunOptions& options);
 int StatusCommand(const StatusOptions& options);
+int SubmitCommand(const SubmitOptions& options);
+int RootStatusCommand(const RootStatusOptions& options);
+int NodesCommand(const NodesOptions& options);
+int CancelCommand(const JobOptions& options);
+int ResumeJobCommand(const JobOptions& options);
+int DrainCommand(const DrainOptions& options);
+int LogsCommand(const LogsOptions& options);
+int KeygenCommand(const KeygenOptions& options);
 int FsckCommand(const FsckOptionsCli& options);
 int VerifyCommand(const VerifyOptionsCli& options);
 

@@ -11,7 +11,6 @@
 
 #include "calib/model/numerics.h"
 #include "calib/tokens/calibration_set.h"
-#include "calib/tokens/helper_process.h"
 #include "daemon/node/process.h"
 #include "export/nvfp4/nvfp4.h"
 #include "export/shard/output_plan.h"
@@ -21,12 +20,6 @@ namespace holdfast {
 namespace {
 
 constexpr uint64_t kSidecarBytesMax = 512u << 20;
-
-Result<Json> ProbeWorker(const std::string& device) {
-  HOLDFAST_ASSIGN(const ProcessOutput probe, RunProcess({WorkerBinary(), "--probe", device}, "", 1 << 20));
-  if (probe.exit_code != 0) return Internal(WorkerBinary() + " --probe " + device + " failed: is the build complete? " + probe.err);
-  return ParseJson(probe.out, "worker probe", 1 << 20);
-}
 
 // Files that belong beside quantized weights: tokenizer, templates, processors, licence. Code is never copied.
 bool IsSidecar(const std::string& name) {
@@ -142,33 +135,6 @@ std::string AbsolutePath(const std::string& path) {
   return out.empty() ? "/" : out;
 }
 
-std::string WorkerBinary() {
-  char self[4096];
-  const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
-  return n > 0 ? JoinPath(DirName(std::string(self, static_cast<size_t>(n))), "holdfast-worker") : "holdfast-worker";
-}
-
-Result<Device> ChooseDevice(const std::string& wanted) {
-  const bool cuda_wanted = wanted == "cuda" || wanted.starts_with("cuda:");
-  if (wanted != "auto" && wanted != "cpu" && !cuda_wanted) {
-    return InvalidArgument("--device " + wanted + ": say auto, cpu, cuda or cuda:N");
-  }
-  if (wanted.find_first_not_of("abcdefghijklmnopqrstuvwxyz:0123456789") != std::string::npos) return InvalidArgument("--device: odd characters");
-  const bool driver = ::access("/dev/nvidiactl", F_OK) == 0;
-  if (cuda_wanted || (wanted == "auto" && driver)) {
-    const std::string name = cuda_wanted && wanted != "cuda" ? wanted : "cuda:0";
-    HOLDFAST_ASSIGN(const Json probe, ProbeWorker(name));
-    HOLDFAST_ASSIGN(const std::string numerics, GetString(probe, "numerics", "worker probe"));
-    HOLDFAST_ASSIGN(const Json* devices, GetArray(probe, "devices", "worker probe"));
-    const bool seen = std::any_of(devices->begin(), devices->end(), [&](const Json& d) {
-      return d.is_string() && (d.get<std::string>() == name || d.get<std::string>().starts_with(name + " "));
-    });
-    if (seen) return Device{name, numerics, MatmulDtype::kBf16};
-    if (cuda_wanted) return InvalidArgument("--device " + wanted + ": this build's libtorch sees no such device; use --device cpu, or build against a CUDA libtorch");
-  }
-  return Device{"cpu", CpuNumericsClass(), CpuMatmulDtype()};
-}
-
 Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const Device& device, uint32_t threads) {
   NewJob job;
   const std::string config_path = JoinPath(options.source, "config.json");
@@ -202,6 +168,7 @@ Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const De
   spec.recipe = options.recipe.value_or("nvfp4");
   spec.architecture = job.decoder.architecture;
   spec.numerics = device.numerics;
+  spec.config = std::string(AsText(*config_bytes));
   spec.samples = static_cast<uint32_t>(job.tokens.size());
   spec.samples_requested = options.samples.value_or(0);
   spec.seq_len = options.seq_len.value_or(kSeqLenDefault);
@@ -268,25 +235,6 @@ Status CheckSourceUnchanged(FileSystem& fs, const JobSpec& job, uint32_t threads
     HOLDFAST_ASSIGN(const Digest digest, HashFile(*file));
     return digest == suspects[i]->sha256 ? OkStatus() : SourceChanged(path);
   });
-}
-
-std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<std::pair<uint32_t, uint32_t>>& ranges) {
-  std::map<std::pair<uint32_t, uint32_t>, uint16_t> known;
-  uint16_t next = 0;
-  if (state != nullptr) {
-    for (const auto& [number, plan] : state->plans()) {
-      for (const StagePlan& s : plan.stages) {
-        known.emplace(std::pair(s.first_layer, s.last_layer), s.stage.value);
-        next = std::max<uint16_t>(next, s.stage.value + 1);
-      }
-    }
-  }
-  std::vector<StagePlan> stages;
-  for (const auto& range : ranges) {
-    const auto it = known.find(range);
-    stages.push_back({StageId(it != known.end() ? it->second : next++), range.first, range.second});
-  }
-  return stages;
 }
 
 Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec& decoder, const Plan& plan, const JobSpec& job,

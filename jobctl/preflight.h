@@ -11,18 +11,13 @@
 #include "calib/model/decoder.h"
 #include "calib/model/memory_plan.h"
 #include "daemon/core/restart_ladder.h"
+#include "daemon/node/device.h"
 #include "export/format/safetensors.h"
 #include "jobctl/options.h"
 #include "ledger/base/file_system.h"
 #include "ledger/fold/run_state.h"
 
 namespace holdfast {
-
-struct Device {
-  std::string name;       // "cpu", "cuda:0"
-  std::string numerics;   // numerics class
-  MatmulDtype matmul = MatmulDtype::kBf16;
-};
 
 struct NewJob {
   JobSpec spec;
@@ -35,17 +30,12 @@ struct NewJob {
 // pinned now, and each tensor is checked by the worker that loads it.
 inline constexpr uint64_t kScanBytesMax = 16ull << 30;
 
-std::string WorkerBinary();                                        // beside this binary
-Result<Device> ChooseDevice(const std::string& wanted);            // auto, cpu, cuda, cuda:N
 Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const Device& device, uint32_t threads);
 
 // Refuses a resume whose arguments would change the result, naming the argument and both values.
 Status CompareWithJob(FileSystem& fs, const RunOptions& options, const JobSpec& job, const Device& device);
 // Refuses a source that changed since the job began: sizes and headers always, whole files where their time stamps moved.
 Status CheckSourceUnchanged(FileSystem& fs, const JobSpec& job, uint32_t threads);
-
-// Ranges -> stream numbers: a range that an earlier plan had keeps its stream, others get new ones.
-std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<std::pair<uint32_t, uint32_t>>& ranges);
 
 struct ResourcePlan {
   struct Stage {

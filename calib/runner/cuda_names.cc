@@ -13,6 +13,7 @@ struct Driver {
   int (*device)(int*, int);
   int (*name)(char*, int, int);
   int (*attribute)(int*, int, int);
+  int (*memory)(size_t*, int);
 };
 constexpr int kMajor = 75, kMinor = 76;   // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
@@ -26,7 +27,7 @@ bool Open(Driver* d) {
   void* library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);   // never closed: torch uses it too
   return library != nullptr && Find(library, "cuInit", &d->init) && Find(library, "cuDeviceGetCount", &d->count) &&
          Find(library, "cuDeviceGet", &d->device) && Find(library, "cuDeviceGetName", &d->name) &&
-         Find(library, "cuDeviceGetAttribute", &d->attribute) && d->init(0) == 0;
+         Find(library, "cuDeviceGetAttribute", &d->attribute) && Find(library, "cuDeviceTotalMem_v2", &d->memory) && d->init(0) == 0;
 }
 
 }  // namespace
@@ -43,7 +44,9 @@ std::vector<CudaName> CudaNames() {
     driver.name(name, sizeof name - 1, device);
     driver.attribute(&major, kMajor, device);
     driver.attribute(&minor, kMinor, device);
-    names.push_back({name, "sm_" + std::to_string(major) + std::to_string(minor)});
+    size_t bytes = 0;
+    driver.memory(&bytes, device);
+    names.push_back({name, "sm_" + std::to_string(major) + std::to_string(minor), bytes});
   }
   return names;
 }

@@ -4,6 +4,7 @@
 // builds with and without CUDA.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@ namespace holdfast {
 struct CudaName {
   std::string name;           // "NVIDIA H200"
   std::string architecture;   // "sm_90"
+  uint64_t memory_bytes = 0;
 };
 std::vector<CudaName> CudaNames();   // in the order of cuda:0, cuda:1, ...; empty without a driver
 

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 
 #include "calib/runner/cuda_names.h"
 #include "calib/runner/forward.h"
@@ -57,6 +58,11 @@ void PinNumerics() {
 #else
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
 #endif
+}
+
+size_t GpuIndex(const std::string& device) {   // "cuda", "cuda:1"
+  const size_t colon = device.find(':');
+  return colon == std::string::npos ? 0 : static_cast<size_t>(std::atoi(device.c_str() + colon + 1));
 }
 
 struct Target {
@@ -160,12 +166,39 @@ std::vector<std::string> TorchDevices() {
   return names;
 }
 
+uint64_t MeasureSpeed(const std::string& device) {
+  constexpr int64_t kRows = 512, kSide = 1024;
+  constexpr auto kBudget = std::chrono::milliseconds(200);
+  const auto measured = Guarded("measuring " + device, [&]() -> Result<uint64_t> {
+    HOLDFAST_ASSIGN(const Target target, ParseDevice(device));
+    at::set_num_threads(1);
+    const auto options = at::TensorOptions().device(target.device).dtype(target.matmul == MatmulDtype::kF32 ? at::kFloat : at::kBFloat16);
+    const at::Tensor x = at::ones({kRows, kSide}, options), w = at::ones({kSide, kSide}, options);
+    const auto multiply = [&] { return at::matmul(x, w).select(0, 0).select(0, 0).item<float>(); };   // item() waits for a GPU
+    multiply();
+    double best = 1e9;
+    for (const auto begin = std::chrono::steady_clock::now(); std::chrono::steady_clock::now() - begin < kBudget;) {
+      const auto start = std::chrono::steady_clock::now();
+      multiply();
+      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    return static_cast<uint64_t>(2.0 * kRows * kSide * kSide / best / 1e6);
+  });
+  return measured.ok() ? *measured : 0;
+}
+
+uint64_t DeviceMemoryBytes(const std::string& device) {
+  if (!device.starts_with("cuda")) return 0;
+  const std::vector<CudaName> gpus = CudaNames();
+  const size_t index = GpuIndex(device);
+  return index < gpus.size() ? gpus[index].memory_bytes : 0;
+}
+
 std::string NumericsClass(const std::string& device) {
   if (device == "cpu") return CpuNumericsClass();
   if (device == "cpu:ops") return CpuNumericsClass() + "/ops";
   const std::vector<CudaName> gpus = CudaNames();
-  const size_t colon = device.find(':');
-  const size_t index = colon == std::string::npos ? 0 : static_cast<size_t>(std::atoi(device.c_str() + colon + 1));
+  const size_t index = GpuIndex(device);
   const std::string chip = index < gpus.size() ? gpus[index].name + "/" + gpus[index].architecture : "unknown";
   return "cuda/bf16/" + chip + "/libtorch-" TORCH_VERSION;
 }

@@ -49,5 +49,8 @@ class LayerRangeRunner {
 // Devices that libtorch sees: "cpu", "cuda:0 NVIDIA H200 ..."; numerics class per device name. Loads torch.
 std::vector<std::string> TorchDevices();
 std::string NumericsClass(const std::string& device);
+// MFLOP/s of a matmul as the forward pass does them, on one thread of a CPU or on a GPU; takes a fraction of a second. 0: no such device.
+uint64_t MeasureSpeed(const std::string& device);
+uint64_t DeviceMemoryBytes(const std::string& device);   // of a GPU; 0 for the CPU
 
 }  // namespace holdfast

@@ -19,6 +19,8 @@ namespace {
 
 // Adjusts how readily the kernel kills a worker instead of its supervisor when memory runs out.
 constexpr char kWorkerOomScoreAdj[] = "600";
+constexpr char kDaemonOomScoreAdj[] = "-900";
+constexpr char kInitialPidNamespace[] = "pid:[4026531836]";   // PROC_PID_INIT_INO of the kernel
 
 std::string ReadText(const std::string& path) {
   std::ifstream in(path);
@@ -73,6 +75,15 @@ std::vector<std::string> CgroupDirs() {
   return dirs;
 }
 
+// Names the boot and the process namespace that pids are counted in: in a container of its own, our pids mean nothing outside.
+std::string BootId() {
+  const std::string boot = FirstLine("/proc/sys/kernel/random/boot_id");
+  char ours[64] = {};
+  const ssize_t n = ::readlink("/proc/self/ns/pid", ours, sizeof ours - 1);
+  const std::string ns = n > 0 ? std::string(ours, static_cast<size_t>(n)) : "";
+  return ns.empty() || ns == kInitialPidNamespace ? boot : boot + "/" + ns;
+}
+
 }  // namespace
 
 std::string HostName() {
@@ -87,7 +98,7 @@ Incarnation DescribeThisProcess(const std::string& node, const std::string& bina
   who.nonce = Nonce::Random();
   who.hostname = HostName();
   who.machine_id = FirstLine("/etc/machine-id");
-  who.boot_id = FirstLine("/proc/sys/kernel/random/boot_id");
+  who.boot_id = BootId();
   who.binary = binary;
   who.device = device;
   who.pid = static_cast<uint64_t>(::getpid());
@@ -96,7 +107,9 @@ Incarnation DescribeThisProcess(const std::string& node, const std::string& bina
 }
 
 Liveness ProbeIncarnation(const Incarnation& who) {
-  const std::string boot_id = FirstLine("/proc/sys/kernel/random/boot_id");
+  const std::string boot_id = BootId();
+  const auto boot_of = [](const std::string& id) { return id.substr(0, id.find('/')); };
+  if (who.boot_id != boot_id && boot_of(who.boot_id) == boot_of(boot_id)) return Liveness::kElsewhere;  // another container of this machine
   if (who.boot_id == boot_id) {
     const auto ticks = StartTicks(who.pid);
     return ticks.has_value() && *ticks == who.start_ticks ? Liveness::kAlive : Liveness::kDead;
@@ -106,7 +119,8 @@ Liveness ProbeIncarnation(const Incarnation& who) {
   return same_machine ? Liveness::kDead : Liveness::kElsewhere;  // the same machine, but it was rebooted since
 }
 
-Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument, const std::vector<std::string>& drop_env) {
+Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument, const std::vector<std::string>& drop_env,
+                         const std::string& log) {
   std::vector<std::string> kept;
   for (char** e = environ; *e != nullptr; ++e) {
     const std::string entry = *e;
@@ -119,7 +133,9 @@ Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument,
   std::string bin = binary, arg = argument;
   char* argv[] = {bin.data(), arg.data(), nullptr};
   const pid_t parent = ::getpid();
+  const int log_fd = log.empty() ? -1 : ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   const pid_t pid = ::fork();
+  if (pid != 0 && log_fd >= 0) ::close(log_fd);
   if (pid < 0) return ErrnoError(errno, "starting " + binary);
   if (pid == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -128,6 +144,10 @@ Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument,
     const int fd = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd >= 0 && ::write(fd, kWorkerOomScoreAdj, sizeof kWorkerOomScoreAdj - 1) < 0) {
       // Not allowed here: the kernel then chooses without our advice.
+    }
+    if (log_fd >= 0) {
+      ::dup2(log_fd, STDOUT_FILENO);
+      ::dup2(log_fd, STDERR_FILENO);
     }
     ::execve(bin.c_str(), argv, env.data());
     ::_exit(127);
@@ -155,6 +175,27 @@ OomCounters ReadOomCounters() {
     }
   }
   return {.cgroup = 0, .machine = Keyword(ReadText("/proc/vmstat"), "oom_kill")};
+}
+
+void PreferOthersForOomKill() {
+  std::ofstream("/proc/self/oom_score_adj") << kDaemonOomScoreAdj;
+}
+
+uint64_t MemTotalBytes() {
+  uint64_t total = Keyword(ReadText("/proc/meminfo"), "MemTotal:") * 1024;
+  for (const std::string& dir : CgroupDirs()) {
+    for (const char* file : {"/memory.max", "/memory.limit_in_bytes"}) {
+      const std::string limit = FirstLine(dir + file);
+      if (!limit.empty() && limit != "max") total = std::min<uint64_t>(total, std::strtoull(limit.c_str(), nullptr, 10));
+    }
+  }
+  return total;
+}
+
+uint32_t MemoryPressure() {
+  const std::string line = FirstLine("/proc/pressure/memory");   // "some avg10=1.23 avg60=..."
+  const size_t at = line.find("avg10=");
+  return at == std::string::npos ? 0 : static_cast<uint32_t>(std::strtod(line.c_str() + at + 6, nullptr) * 100);
 }
 
 uint64_t MemAvailableBytes() {

@@ -29,8 +29,12 @@ Liveness ProbeIncarnation(const Incarnation& who);
 
 // Starts `binary` with one argument. The child dies with this process (PR_SET_PDEATHSIG, SIGKILL) and offers itself first to the
 // kernel's OOM killer. Call from the main thread: the death signal is bound to the thread that forks.
-// `drop_env`: names of environment variables that the child must not inherit.
-Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument, const std::vector<std::string>& drop_env);
+// `drop_env`: names of environment variables that the child must not inherit. `log`: file that gets its standard output and error appended;
+// "" = ours.
+Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument, const std::vector<std::string>& drop_env,
+                         const std::string& log = "");
+// For a daemon that must outlive its workers: asks the kernel to kill others first. Best effort: lowering needs CAP_SYS_RESOURCE.
+void PreferOthersForOomKill();
 
 struct ChildEnd {
   bool exited = false;       // else signalled
@@ -47,6 +51,8 @@ struct OomCounters {
 };
 OomCounters ReadOomCounters();
 
+uint64_t MemTotalBytes();                       // MemTotal, or the cgroup's limit where that is lower
+uint32_t MemoryPressure();                      // PSI: memory "some avg10" in hundredths of a percent; 0 where the kernel has none
 uint64_t MemAvailableBytes();                   // MemAvailable, lowered to the free part of the cgroup's limit if there is one
 std::optional<uint64_t> RssBytes(pid_t pid);
 

@@ -3,250 +3,281 @@
 
 #include <signal.h>
 
-#include <memory>
-#include <optional>
+#include <algorithm>
 
 #include "daemon/node/process.h"
-#include "daemon/node/worker_args.h"
 #include "daemon/transport/sockets.h"
 
 namespace holdfast {
 namespace {
 
-constexpr int kTickMs = 50;
-constexpr uint64_t kProgressNs = 200'000'000, kSecondNs = 1'000'000'000;
+constexpr int kStopTickMs = 50;
 
-struct Worker {
-  StagePlan plan;
-  StageProgress view;
+std::string NameOf(const Task& t) { return t.spec.key.merge ? "merge" : "stage " + std::to_string(t.spec.plan.stage.value); }
+
+struct Child {
+  Task task;
   RestartLadder ladder{WorkerSize{}};
   OomCounters oom_at_start;
-  uint64_t commits_at_start = 0;       // samples + units done when it was started: its yardstick of progress
+  uint64_t commits_at_start = 0;        // samples + units done when it was started: its yardstick of progress
   uint32_t attempt = 0;
-  bool sealed = false;
+  uint64_t kill_at_ns = 0;              // when stopping
   std::optional<WorkerReport> failure;  // its last words
-};
-
-class Supervisor {
- public:
-  Supervisor(RunState& state, const Clock& clock, const SupervisorOptions& options)
-      : state_(state), clock_(clock), options_(options) {}
-
-  Result<std::vector<StageProgress>> Run() {
-    HOLDFAST_ASSIGN(control_, Socket::Open(context_, Socket::Kind::kRouter, ControlEndpoint(options_.incarnation), kControlBytesMax));
-    Prepare();
-    Status outcome = StartAll();
-    while (outcome.ok() && !AllSealed()) outcome = Turn();
-    if (!outcome.ok()) StopAll();
-    Publish(/*force=*/true);
-    if (!outcome.ok()) return outcome.error();
-    return Views();
-  }
-
- private:
-  void Prepare() {
-    for (const StagePlan& plan : state_.plan().stages) {
-      Worker w;
-      w.plan = plan;
-      w.ladder = RestartLadder(options_.sizes.at(plan.stage));
-      w.view.stage = plan.stage;
-      w.view.first_layer = plan.first_layer;
-      w.view.last_layer = plan.last_layer;
-      w.view.samples_total = state_.job().samples;
-      w.view.size = w.ladder.size();
-      const auto known = state_.stages().find(plan.stage);
-      w.sealed = known != state_.stages().end() && known->second.seal.has_value();
-      if (w.sealed) {
-        w.view.phase = "done";
-        w.view.samples_done = w.view.samples_total;
-      }
-      workers_.push_back(std::move(w));
-    }
-  }
-
-  Status StartAll() {
-    for (Worker& w : workers_) {
-      if (!w.sealed) HOLDFAST_TRY(Start(&w, options_.reason));
-    }
-    return OkStatus();
-  }
-
-  Status Start(Worker* w, const std::string& reason) {
-    WorkerArgs args;
-    args.run_dir = state_.layout().root();
-    args.stage = w->plan.stage.value;
-    args.attempt = w->attempt;
-    args.reason = reason;
-    args.node = options_.node;
-    args.supervisor = options_.incarnation;
-    args.device = options_.device;
-    args.size = w->ladder.size();
-    // A fail-point set from outside fires in the first life of a worker only, or it would fire in every one.
-    const std::vector<std::string> drop = w->attempt == 0 ? std::vector<std::string>{} : std::vector<std::string>{"HOLDFAST_FAIL"};
-    w->oom_at_start = ReadOomCounters();
-    w->commits_at_start = w->view.samples_done + w->view.units_done;
-    w->failure.reset();
-    HOLDFAST_ASSIGN(const pid_t pid, SpawnChild(options_.worker_binary, args.Encode(), drop));
-    w->view.pid = pid;
-    w->view.size = args.size;
-    w->view.phase = "start";
-    return OkStatus();
-  }
-
-  Status Turn() {
-    WaitReadable({control_.get()}, -1, kTickMs);
-    DrainReports();
-    if (options_.stop_signal != nullptr && options_.stop_signal->load() != 0) {
-      return Stopped("asked to stop by signal " + std::to_string(options_.stop_signal->load()));
-    }
-    for (Worker& w : workers_) {
-      if (w.view.pid == 0) continue;
-      if (const auto end = ReapChild(static_cast<pid_t>(w.view.pid))) {
-        DrainReports();  // its last words may lie in the socket
-        HOLDFAST_TRY(OnEnd(&w, *end));
-      }
-    }
-    if (options_.on_tick && clock_.MonotonicNs() - last_tick_ns_ >= kSecondNs) {
-      last_tick_ns_ = clock_.MonotonicNs();
-      HOLDFAST_TRY(options_.on_tick());
-    }
-    Publish(/*force=*/false);
-    return OkStatus();
-  }
-
-  void DrainReports() {
-    while (auto frames = control_->Receive()) {
-      if (frames->size() != 2) continue;
-      auto report = WorkerReport::Decode(AsText((*frames)[1]));
-      if (!report.ok()) continue;
-      for (Worker& w : workers_) {
-        if (w.plan.stage.value == report->stage && w.attempt == report->attempt) Take(&w, *report);
-      }
-    }
-  }
-
-  static void Take(Worker* w, const WorkerReport& r) {
-    StageProgress& v = w->view;
-    v.phase = r.phase;
-    v.samples_done = r.samples_done;
-    v.units_done = r.units_done;
-    v.units_total = r.units_total;
-    v.bytes_read = r.bytes_read;
-    v.bytes_written = r.bytes_written;
-    v.rss_bytes = r.rss_bytes;
-    v.rss_peak_bytes = std::max(v.rss_peak_bytes, r.rss_bytes);
-    v.cuts_received = r.cuts_received;
-    v.cuts_from_packs = r.cuts_from_packs;
-    v.chunks_dropped = r.chunks_dropped;
-    if (r.kind == WorkerReport::Kind::kFailed) w->failure = r;
-  }
-
-  Status OnEnd(Worker* w, const ChildEnd& end) {
-    w->view.pid = 0;
-    if (end.exited && end.code == kExitDone) {
-      w->sealed = true;
-      w->view.phase = "done";
-      return OkStatus();
-    }
-    const std::string stage = "stage " + std::to_string(w->plan.stage.value);
-    const std::string said = w->failure ? w->failure->error : "";
-    if (end.exited && end.code == kExitRefused) return InvalidArgument(said.empty() ? stage + " refused its input" : said);
-    if (end.exited && end.code == kExitStopped) {
-      if (w->failure && w->failure->error_code == ErrorCodeName(ErrorCode::kResourceExhausted)) return Exhausted(said);
-      return Fenced(said.empty() ? stage + " was stopped from outside" : said);
-    }
-    return Restart(w, stage, end, said);
-  }
-
-  Status Restart(Worker* w, const std::string& stage, const ChildEnd& end, const std::string& said) {
-    const bool oom = (end.exited && end.code == kExitOutOfMemory) ||
-                     (!end.exited && end.code == SIGKILL && ReadOomCounters() != w->oom_at_start);
-    const DeathCause cause = oom ? DeathCause::kOutOfMemory : end.exited ? DeathCause::kCrash : DeathCause::kSignal;
-    w->view.last_death = oom ? "out of memory" : (end.exited ? "exit " : "signal ") + std::to_string(end.code);
-    if (end.exited && end.code == 127) return Internal("cannot run " + options_.worker_binary + ": build it, or reinstall holdfast");
-    const bool progress = w->view.samples_done + w->view.units_done > w->commits_at_start;
-    const WorkerSize before = w->ladder.size();
-    const RestartLadder::Decision d = w->ladder.OnDeath(cause, progress);
-    w->view.restarts = w->ladder.restarts();
-    w->view.out_of_memory = w->ladder.out_of_memory();
-    const std::string death = stage + " worker died (" + w->view.last_death + (said.empty() ? "" : ": " + said) + ")";
-    if (!d.restart) return Internal(death + "; " + d.advice);
-    std::string how = "restarting";
-    if (d.size != before) {
-      how += " one step smaller: " + std::to_string(d.size.window) + " samples in flight, " + std::to_string(d.size.threads) + " threads";
-    }
-    if (options_.on_event) options_.on_event(death + "; " + how);
-    ++w->attempt;
-    return Start(w, oom ? "out_of_memory" : w->view.last_death);
-  }
-
-  // Asks every worker to finish its commit; those that do not within the bound are killed (the ledger does not mind).
-  void StopAll() {
-    for (Worker& w : workers_) {
-      if (w.view.pid != 0) ::kill(static_cast<pid_t>(w.view.pid), SIGTERM);
-    }
-    const uint64_t deadline = clock_.MonotonicNs() + options_.drain_ms_max * 1'000'000;
-    while (AnyRunning() && clock_.MonotonicNs() < deadline) {
-      WaitReadable({control_.get()}, -1, kTickMs);
-      DrainReports();
-      ReapAll();
-    }
-    for (Worker& w : workers_) {
-      if (w.view.pid != 0) ::kill(static_cast<pid_t>(w.view.pid), SIGKILL);
-    }
-    while (AnyRunning()) {
-      WaitReadable({control_.get()}, -1, kTickMs);
-      ReapAll();
-    }
-  }
-
-  void ReapAll() {
-    for (Worker& w : workers_) {
-      if (w.view.pid != 0 && ReapChild(static_cast<pid_t>(w.view.pid))) w.view.pid = 0;
-    }
-  }
-
-  bool AnyRunning() const {
-    for (const Worker& w : workers_) {
-      if (w.view.pid != 0) return true;
-    }
-    return false;
-  }
-
-  bool AllSealed() const {
-    for (const Worker& w : workers_) {
-      if (!w.sealed) return false;
-    }
-    return true;
-  }
-
-  std::vector<StageProgress> Views() const {
-    std::vector<StageProgress> views;
-    for (const Worker& w : workers_) views.push_back(w.view);
-    return views;
-  }
-
-  void Publish(bool force) {
-    const uint64_t now = clock_.MonotonicNs();
-    if (!options_.on_progress || (!force && now - last_publish_ns_ < kProgressNs)) return;
-    last_publish_ns_ = now;
-    options_.on_progress(Views());
-  }
-
-  RunState& state_;
-  const Clock& clock_;
-  const SupervisorOptions& options_;
-  Context context_;
-  std::unique_ptr<Socket> control_;
-  std::vector<Worker> workers_;
-  uint64_t last_tick_ns_ = 0, last_publish_ns_ = 0;
+  bool told_pause = false;              // what it was last told
+  pid_t pid() const { return static_cast<pid_t>(task.view.pid); }
 };
 
 }  // namespace
 
-Result<std::vector<StageProgress>> RunStages(RunState& state, const Clock& clock, const SupervisorOptions& options) {
-  Supervisor supervisor(state, clock, options);
-  return supervisor.Run();
+struct Supervisor::Impl {
+  const Clock& clock;
+  Options options;
+  Context context;
+  std::unique_ptr<Socket> control;
+  std::map<TaskKey, Child> children;
+  bool changed = false, paused = false;
+  uint32_t attempts = 0;                // numbers the lives of all children, so that a dead one's late report is known as such
+
+  Impl(const Clock& c, Options o) : clock(c), options(std::move(o)) {}
+
+  Status Launch(Child* c, const std::string& reason);
+  void DrainReports();
+  static void Take(Child* c, const WorkerReport& r);
+  void OnEnd(Child* c, const ChildEnd& end);
+  void Restart(Child* c, const ChildEnd& end, const std::string& said);
+  void End(Child* c, TaskState state, std::optional<Error> error);
+  void Reap();
+  void Ask(Child* c);
+  bool AnyRunning() const;
+  void Say(const Child& c, const std::string& text) const {
+    if (options.on_event) options.on_event(c.task, text);
+  }
+};
+
+Status Supervisor::Impl::Launch(Child* c, const std::string& reason) {
+  WorkerArgs args;
+  args.run_dir = c->task.spec.key.run_dir;
+  args.stage = c->task.spec.plan.stage.value;
+  args.attempt = c->attempt = attempts++;
+  args.reason = reason;
+  args.node = options.node;
+  args.supervisor = options.incarnation;
+  args.device = c->task.spec.device;
+  args.size = c->ladder.size();
+  args.edge_listen = options.edge_listen;
+  args.keys_dir = options.keys_dir;
+  args.renaming = options.renaming;
+  args.phase_ms = c->task.spec.phase_ms;
+  args.rss_peak_bytes = c->task.spec.rss_peak_bytes;
+  // A fail-point set from outside fires in the first life of a child only, or it would fire in every one.
+  const std::vector<std::string> drop = c->ladder.restarts() == 0 ? std::vector<std::string>{} : std::vector<std::string>{"HOLDFAST_FAIL"};
+  c->oom_at_start = ReadOomCounters();
+  c->commits_at_start = c->task.view.samples_done + c->task.view.units_done;
+  c->failure.reset();
+  c->told_pause = false;
+  const char* binary = c->task.spec.key.merge ? "/holdfast-merge" : "/holdfast-worker";
+  HOLDFAST_ASSIGN(const pid_t pid, SpawnChild(options.bin_dir + binary, args.Encode(), drop, c->task.spec.log));
+  c->task.view.pid = pid;
+  c->task.view.size = args.size;
+  c->task.view.phase = "start";
+  c->task.state = TaskState::kRunning;
+  changed = true;
+  return OkStatus();
+}
+
+void Supervisor::Impl::DrainReports() {
+  while (auto frames = control->Receive()) {
+    if (frames->size() != 2) continue;
+    auto report = WorkerReport::Decode(AsText((*frames)[1]));
+    if (!report.ok()) continue;
+    for (auto& [key, c] : children) {
+      if (c.attempt != report->attempt || c.task.view.pid == 0) continue;
+      Take(&c, *report);
+      if (c.told_pause == paused) continue;
+      const std::string word = paused ? kPauseWord : kContinueWord;
+      if (control->Send({(*frames)[0], AsBytes(word)})) c.told_pause = paused;
+    }
+  }
+}
+
+void Supervisor::Impl::Take(Child* c, const WorkerReport& r) {
+  StageProgress& v = c->task.view;
+  v.phase = r.phase;
+  v.samples_done = r.samples_done;
+  v.units_done = r.units_done;
+  v.units_total = r.units_total;
+  v.bytes_read = r.bytes_read;
+  v.bytes_written = r.bytes_written;
+  v.bytes_total = r.bytes_total;
+  v.rss_bytes = r.rss_bytes;
+  v.rss_peak_bytes = std::max(v.rss_peak_bytes, r.rss_bytes);
+  v.cuts_received = r.cuts_received;
+  v.cuts_from_packs = r.cuts_from_packs;
+  v.chunks_dropped = r.chunks_dropped;
+  if (r.kind == WorkerReport::Kind::kFailed) c->failure = r;
+}
+
+void Supervisor::Impl::End(Child* c, TaskState state, std::optional<Error> error) {
+  c->task.state = state;
+  c->task.error = std::move(error);
+  c->task.stopping = false;
+  changed = true;
+}
+
+void Supervisor::Impl::OnEnd(Child* c, const ChildEnd& end) {
+  c->task.view.pid = 0;
+  if (end.exited && end.code == kExitDone) {
+    c->task.view.phase = "done";
+    return End(c, TaskState::kDone, std::nullopt);
+  }
+  const std::string said = c->failure ? c->failure->error : "";
+  const std::string code = c->failure ? c->failure->error_code : "";
+  if (end.exited && end.code == kExitRefused) {
+    ErrorCode kind = ErrorCode::kInvalidArgument;
+    for (const ErrorCode k : {ErrorCode::kUnsupported, ErrorCode::kNotFound}) kind = code == ErrorCodeName(k) ? k : kind;
+    return End(c, TaskState::kRefused, Error{kind, said.empty() ? NameOf(c->task) + " refused its input" : said});
+  }
+  if (end.exited && end.code == kExitStopped) {
+    if (code == ErrorCodeName(ErrorCode::kResourceExhausted)) return End(c, TaskState::kNoSpace, Exhausted(said));
+    if (c->task.stopping) return End(c, TaskState::kStopped, std::nullopt);
+    return End(c, TaskState::kFenced, Fenced(said.empty() ? NameOf(c->task) + " was stopped from outside" : said));
+  }
+  if (c->task.stopping) return End(c, TaskState::kStopped, std::nullopt);
+  Restart(c, end, said);
+}
+
+void Supervisor::Impl::Restart(Child* c, const ChildEnd& end, const std::string& said) {
+  const bool oom = (end.exited && end.code == kExitOutOfMemory) ||
+                   (!end.exited && end.code == SIGKILL && ReadOomCounters() != c->oom_at_start);
+  const DeathCause cause = oom ? DeathCause::kOutOfMemory : end.exited ? DeathCause::kCrash : DeathCause::kSignal;
+  c->task.view.last_death = oom ? "out of memory" : (end.exited ? "exit " : "signal ") + std::to_string(end.code);
+  if (end.exited && end.code == 127) {
+    return End(c, TaskState::kGaveUp, Internal("cannot run a child of " + options.bin_dir + ": build it, or reinstall holdfast"));
+  }
+  const bool progress = c->task.view.samples_done + c->task.view.units_done > c->commits_at_start;
+  const WorkerSize before = c->ladder.size();
+  const RestartLadder::Decision d = c->ladder.OnDeath(cause, progress);
+  c->task.view.restarts = c->ladder.restarts();
+  c->task.view.out_of_memory = c->ladder.out_of_memory();
+  const std::string death = NameOf(c->task) + " worker died (" + c->task.view.last_death + (said.empty() ? "" : ": " + said) + ")";
+  if (!d.restart) return End(c, TaskState::kGaveUp, Internal(death + "; " + d.advice));
+  std::string how = "restarting";
+  if (d.size != before) {
+    how += " one step smaller: " + std::to_string(d.size.window) + " samples in flight, " + std::to_string(d.size.threads) + " threads";
+  }
+  Say(*c, death + "; " + how);
+  const Status started = Launch(c, oom ? "out_of_memory" : c->task.view.last_death);
+  if (!started.ok()) End(c, TaskState::kGaveUp, started.error());
+}
+
+void Supervisor::Impl::Ask(Child* c) {
+  if (c->task.stopping || c->task.view.pid == 0) return;
+  c->task.stopping = true;
+  c->kill_at_ns = clock.MonotonicNs() + options.drain_ms_max * 1'000'000;
+  ::kill(c->pid(), SIGTERM);
+}
+
+void Supervisor::Impl::Reap() {
+  for (auto& [key, c] : children) {
+    if (c.task.view.pid == 0) continue;
+    if (c.task.stopping && clock.MonotonicNs() > c.kill_at_ns) ::kill(c.pid(), SIGKILL);
+    if (const auto end = ReapChild(c.pid())) {
+      DrainReports();  // its last words may lie in the socket
+      OnEnd(&c, *end);
+    }
+  }
+}
+
+bool Supervisor::Impl::AnyRunning() const {
+  return std::any_of(children.begin(), children.end(), [](const auto& c) { return c.second.task.view.pid != 0; });
+}
+
+Supervisor::Supervisor(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Result<std::unique_ptr<Supervisor>> Supervisor::Make(const Clock& clock, Options options) {
+  auto impl = std::make_unique<Impl>(clock, std::move(options));
+  HOLDFAST_ASSIGN(impl->control, Socket::Open(impl->context, Socket::Kind::kRouter, ControlEndpoint(impl->options.incarnation), kControlBytesMax));
+  return std::unique_ptr<Supervisor>(new Supervisor(std::move(impl)));
+}
+
+Supervisor::~Supervisor() {
+  for (auto& [key, c] : impl_->children) {
+    if (c.task.view.pid != 0) ::kill(c.pid(), SIGKILL);
+  }
+  while (impl_->AnyRunning()) {
+    for (auto& [key, c] : impl_->children) c.task.stopping = true;
+    WaitReadable({impl_->control.get()}, -1, kStopTickMs);
+    impl_->Reap();
+  }
+}
+
+Status Supervisor::Start(const TaskSpec& spec) {
+  Child& c = impl_->children[spec.key];
+  if (c.task.view.pid != 0) return Error{ErrorCode::kAlreadyExists, NameOf(c.task) + " is running already"};
+  const bool same_size = c.task.spec.size == spec.size;
+  const StageProgress before = c.task.view;
+  c.task = Task{};
+  c.task.spec = spec;
+  // What the ladder learned on this node stays true for the same size.
+  if (!same_size || c.ladder.size() == WorkerSize{}) c.ladder = RestartLadder(spec.size);
+  StageProgress& v = c.task.view;
+  v.stage = spec.plan.stage;
+  v.first_layer = spec.plan.first_layer;
+  v.last_layer = spec.plan.last_layer;
+  v.samples_total = spec.samples_total;
+  v.samples_done = spec.samples_done;
+  v.restarts = before.restarts;
+  v.out_of_memory = before.out_of_memory;
+  v.last_death = before.last_death;
+  v.rss_peak_bytes = before.rss_peak_bytes;
+  return impl_->Launch(&c, spec.reason);
+}
+
+void Supervisor::Stop(const TaskKey& key) {
+  const auto it = impl_->children.find(key);
+  if (it != impl_->children.end()) impl_->Ask(&it->second);
+}
+
+void Supervisor::Pause(bool on) { impl_->paused = on; }   // each hears it in answer to its next report
+
+void Supervisor::Forget(const TaskKey& key) {
+  const auto it = impl_->children.find(key);
+  if (it != impl_->children.end() && it->second.task.view.pid == 0) impl_->children.erase(it);
+}
+
+bool Supervisor::Poll(int timeout_ms, int event_fd) {
+  impl_->changed = false;
+  WaitReadable({impl_->control.get()}, event_fd, timeout_ms);
+  impl_->DrainReports();
+  impl_->Reap();
+  return impl_->changed;
+}
+
+void Supervisor::StopAll() {
+  for (auto& [key, c] : impl_->children) impl_->Ask(&c);
+  while (impl_->AnyRunning()) Poll(kStopTickMs);
+}
+
+std::vector<const Task*> Supervisor::tasks() const {
+  std::vector<const Task*> all;
+  for (const auto& [key, c] : impl_->children) all.push_back(&c.task);
+  return all;
+}
+
+const Task* Supervisor::Find(const TaskKey& key) const {
+  const auto it = impl_->children.find(key);
+  return it == impl_->children.end() ? nullptr : &it->second.task;
+}
+
+bool Supervisor::AnyRunning() const { return impl_->AnyRunning(); }
+
+std::vector<StageProgress> Supervisor::Views() const {
+  std::vector<StageProgress> views;
+  for (const auto& [key, c] : impl_->children) {
+    if (!key.merge) views.push_back(c.task.view);
+  }
+  std::sort(views.begin(), views.end(), [](const auto& a, const auto& b) { return a.first_layer < b.first_layer; });
+  return views;
 }
 
 }  // namespace holdfast

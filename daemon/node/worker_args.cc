@@ -15,7 +15,12 @@ std::string WorkerArgs::Encode() const {
                             {"supervisor", supervisor.Hex()},
                             {"device", device},
                             {"window", size.window},
-                            {"threads", size.threads}});
+                            {"threads", size.threads},
+                            {"edge_listen", edge_listen},
+                            {"keys_dir", keys_dir},
+                            {"renaming", renaming},
+                            {"phase_ms", phase_ms},
+                            {"rss_peak_bytes", rss_peak_bytes}});
 }
 
 Result<WorkerArgs> WorkerArgs::Decode(const std::string& text) {
@@ -32,6 +37,13 @@ Result<WorkerArgs> WorkerArgs::Decode(const std::string& text) {
   HOLDFAST_ASSIGN(a.reason, GetString(j, "reason", what));
   HOLDFAST_ASSIGN(a.node, GetString(j, "node", what));
   HOLDFAST_ASSIGN(a.device, GetString(j, "device", what));
+  HOLDFAST_ASSIGN(a.edge_listen, GetString(j, "edge_listen", what));
+  HOLDFAST_ASSIGN(a.keys_dir, GetString(j, "keys_dir", what));
+  HOLDFAST_ASSIGN(a.rss_peak_bytes, GetUint(j, "rss_peak_bytes", what));
+  a.renaming = j.contains("renaming") && j["renaming"] == true;
+  if (j.contains("phase_ms") && j["phase_ms"].is_object()) {
+    for (const auto& [phase, ms] : j["phase_ms"].items()) a.phase_ms[phase] = ms.is_number_unsigned() ? ms.get<uint64_t>() : 0;
+  }
   HOLDFAST_ASSIGN(const std::string supervisor, GetString(j, "supervisor", what));
   if (!Nonce::FromHex(supervisor, &a.supervisor)) return InvalidArgument(what + ": field \"supervisor\" is not 32 hex digits");
   if (stage > 0xffff || window == 0 || window > 4096 || threads == 0 || threads > 4096) {
@@ -44,8 +56,6 @@ Result<WorkerArgs> WorkerArgs::Decode(const std::string& text) {
 }
 
 std::string ControlEndpoint(const Nonce& supervisor) { return "ipc://@holdfast-" + supervisor.Hex() + "-control"; }
-std::string EdgeEndpoint(const Nonce& supervisor, uint32_t boundary_layer) {
-  return "ipc://@holdfast-" + supervisor.Hex() + "-cut-" + std::to_string(boundary_layer);
-}
+std::string EdgeEndpoint(const Nonce& worker) { return "ipc://@holdfast-" + worker.Hex() + "-cut"; }
 
 }  // namespace holdfast

@@ -20,6 +20,14 @@ CutSender::CutSender(std::unique_ptr<Socket> dealer, const Clock& clock, const N
   base_.boundary = boundary;
 }
 
+void CutSender::Retarget(std::unique_ptr<Socket> dealer) {
+  dealer_ = std::move(dealer);
+  base_.producer = Nonce::Random();   // the new consumer must not take this for the edge that it never saw
+  consumer_ = Nonce{};
+  sent_ = granted_ = hello_ns_ = 0;
+  if (!queue_.empty()) queue_.front().next_chunk = 0;
+}
+
 void CutSender::Offer(uint32_t sample, uint64_t tokens, std::shared_ptr<const Bytes> hidden) {
   if (hidden->empty() || queue_bytes_ + hidden->size() > queue_bytes_max_) return;
   queue_bytes_ += hidden->size();

@@ -18,6 +18,8 @@ namespace holdfast {
 class CutSender {
  public:
   CutSender(std::unique_ptr<Socket> dealer, const Clock& clock, const Nonce& job, uint32_t boundary, uint64_t queue_bytes_max);
+  // The consumer lives somewhere else now: what it was sent before is forgotten, credit starts afresh.
+  void Retarget(std::unique_ptr<Socket> dealer);
   // Queues a cut. Dropped at once if the queue is over its bound (the consumer is slow, absent or restarted).
   void Offer(uint32_t sample, uint64_t tokens, std::shared_ptr<const Bytes> hidden);  // shared: the committer holds it too
   void Committed(uint32_t sample);   // hint: the cut is in the ledger now

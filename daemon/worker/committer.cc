@@ -2,12 +2,13 @@
 #include "daemon/worker/committer.h"
 
 #include <algorithm>
-#include <chrono>
+#include <utility>
 
 namespace holdfast {
 namespace {
 
-constexpr auto kUpstreamPoll = std::chrono::milliseconds(100);
+// How often the ledger is looked at without a hint: soon at first, rarer while nothing comes.
+constexpr auto kPollMin = std::chrono::milliseconds(100), kPollMax = std::chrono::milliseconds(1000);
 
 }  // namespace
 
@@ -54,6 +55,8 @@ Committer::Events Committer::TakeEvents() {
   Events out = events_;
   events_.committed.clear();
   events_.upstream.clear();
+  events_.redo.clear();
+  events_.consumer.reset();
   return out;
 }
 
@@ -66,13 +69,7 @@ void Committer::Loop() {
       stop_ = true;
     }
     std::unique_lock lock(mutex_);
-    const bool waits_upstream = !upstream_wanted_.empty() || !prepared_.empty();
-    const auto ready = [this] { return stop_ || look_ || !submitted_.empty(); };
-    if (waits_upstream) {
-      wake_.wait_for(lock, kUpstreamPoll, ready);
-    } else {
-      wake_.wait(lock, ready);
-    }
+    wake_.wait_for(lock, PollInterval(), [this] { return stop_ || look_ || !submitted_.empty(); });
     if (stop_) break;
   }
   options_.notify();
@@ -82,18 +79,24 @@ void Committer::Loop() {
 Status Committer::Step() {
   for (;;) {
     std::optional<ComputedSample> next;
+    bool asked = false;
     {
       std::lock_guard lock(mutex_);
-      look_ = false;
+      asked = std::exchange(look_, false);
       if (!submitted_.empty()) {
         next = std::move(submitted_.front());
         submitted_.pop_front();
       }
     }
     if (next) HOLDFAST_TRY(PrepareOne(std::move(*next)));
-    if (!upstream_wanted_.empty()) {
+    const auto now = std::chrono::steady_clock::now();
+    if (asked || now - looked_ >= PollInterval()) {
+      looked_ = now;
       HOLDFAST_TRY(options_.state->Refresh());
+      const size_t wanted = upstream_wanted_.size();
       LookUpstream();
+      LookDownstream();
+      idle_looks_ = wanted == upstream_wanted_.size() ? idle_looks_ + 1 : 0;
     }
     HOLDFAST_TRY(CommitReady());
     if (!next) return OkStatus();
@@ -135,6 +138,28 @@ void Committer::LookUpstream() {
   options_.notify();
 }
 
+// The stage behind ours in the latest plan: its claim names an incarnation, whose record says where it listens.
+void Committer::LookDownstream() {
+  const RunState& state = *options_.state;
+  for (const StagePlan& next : state.plan().stages) {
+    const auto it = state.stages().find(next.stage);
+    if (next.first_layer != options_.last_layer || it == state.stages().end() || it->second.claims.empty()) continue;
+    const Nonce& who = it->second.claims.back().incarnation;
+    const Incarnation* consumer = who == consumer_ ? nullptr : state.IncarnationOf(who);
+    if (consumer == nullptr || consumer->endpoint.empty()) continue;
+    consumer_ = who;
+    {
+      std::lock_guard lock(mutex_);
+      events_.consumer = *consumer;
+    }
+    options_.notify();
+  }
+}
+
+std::chrono::milliseconds Committer::PollInterval() const {
+  return std::min<std::chrono::milliseconds>(kPollMin * (1u << std::min(idle_looks_, 4u)), kPollMax);
+}
+
 Status Committer::CommitReady() {
   for (size_t i = 0; i < prepared_.size();) {
     SampleRecord& record = prepared_[i].record;
@@ -144,9 +169,13 @@ Status Committer::CommitReady() {
         ++i;
         continue;
       }
-      if (cut->digest != record.input) {
-        return Corrupt("sample " + std::to_string(record.sample) + ": was computed from other hidden states than the upstream stage committed (" +
-                       record.input.Hex().substr(0, 16) + " against " + cut->digest.Hex().substr(0, 16) + "); it will be redone");
+      if (cut->digest != record.input) {  // its producer died before the commit, and another device computed other bits
+        std::lock_guard lock(mutex_);
+        events_.redo.push_back(record.sample);
+        --open_;
+        prepared_.erase(prepared_.begin() + static_cast<std::ptrdiff_t>(i));
+        options_.notify();
+        continue;
       }
     }
     HOLDFAST_TRY(options_.writer->Append(record.ToRecords(options_.stage)));

@@ -4,6 +4,7 @@
 // committed upstream, then appends the S slot. Commits overlap compute; one thread owns the stream.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -32,7 +33,7 @@ class Committer {
     StreamWriter* writer = nullptr;             // likewise
     Nonce incarnation;
     StageId stage;
-    uint32_t first_layer = 0;                   // 0: no upstream
+    uint32_t first_layer = 0, last_layer = 0;   // 0: no upstream
     std::vector<uint32_t> upstream_wanted;      // samples whose cut is not committed yet
     std::function<void()> notify;               // wakes the event loop
   };
@@ -49,6 +50,8 @@ class Committer {
   struct Events {
     std::vector<uint32_t> committed;
     std::vector<std::pair<uint32_t, Cut>> upstream;  // cuts that the upstream stage has committed
+    std::vector<uint32_t> redo;                      // were computed from a cut that upstream then committed otherwise
+    std::optional<Incarnation> consumer;             // who takes our cuts now, when that changed
     std::optional<Error> failure;                    // permanent: the stage must stop
     uint64_t bytes_written = 0;                      // in all
   };
@@ -60,6 +63,8 @@ class Committer {
   Status PrepareOne(ComputedSample sample);
   Status CommitReady();
   void LookUpstream();
+  void LookDownstream();
+  std::chrono::milliseconds PollInterval() const;
 
   Options options_;
   std::mutex mutex_;
@@ -71,6 +76,9 @@ class Committer {
   std::map<uint32_t, Digest> upstream_known_;   // this thread only
   std::vector<ComputedSample> prepared_;        // this thread only: pack written, waiting for upstream
   std::vector<uint32_t> upstream_wanted_;       // this thread only
+  Nonce consumer_;                              // this thread only: the latest that was reported
+  std::chrono::steady_clock::time_point looked_{};  // this thread only: when the ledger was last folded
+  uint32_t idle_looks_ = 0;                     // this thread only: in a row, that brought nothing
   std::thread thread_;
 };
 

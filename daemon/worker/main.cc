@@ -12,7 +12,9 @@
 #include <string>
 
 #include "calib/runner/runner.h"
+#include "daemon/worker/exit_code.h"
 #include "daemon/worker/stage_worker.h"
+#include "ledger/cluster/root.h"
 
 namespace {
 
@@ -31,21 +33,10 @@ int Probe(const std::string& device) {
   return 0;
 }
 
-int ExitCode(const holdfast::Status& status) {
-  using holdfast::ErrorCode;
-  switch (status.code()) {
-    case ErrorCode::kOk: return holdfast::kExitDone;
-    case ErrorCode::kStopped:
-    case ErrorCode::kFenced: return holdfast::kExitStopped;
-    case ErrorCode::kInvalidArgument:
-    case ErrorCode::kUnsupported: return holdfast::kExitRefused;
-    case ErrorCode::kResourceExhausted:
-      // Memory makes the next life smaller; a full disk stops the run until somebody makes room.
-      return status.error().message.find("No space left") != std::string::npos || status.error().message.find("quota") != std::string::npos
-                 ? holdfast::kExitStopped
-                 : holdfast::kExitOutOfMemory;
-    default: return holdfast::kExitFailed;
-  }
+int Measure(const std::string& device) {
+  const holdfast::Json j{{"memory_bytes", holdfast::DeviceMemoryBytes(device)}, {"speed", holdfast::MeasureSpeed(device)}};
+  std::printf("%s\n", holdfast::CanonicalJson(j).c_str());
+  return 0;
 }
 
 }  // namespace
@@ -55,8 +46,9 @@ int main(int argc, char** argv) {
   const std::string arg = argc == 2 ? argv[1] : argc == 3 ? std::string(argv[1]) : "--help";
   if (arg == "--version") return std::printf("holdfast-worker %s\n", HOLDFAST_VERSION) > 0 ? 0 : 1;
   if (arg == "--probe" && argc == 3) return Probe(argv[2]);
+  if (arg == "--measure" && argc == 3) return Measure(argv[2]);
   if (argc != 2 || arg == "--help") {
-    std::printf("usage: holdfast-worker JSON | --probe DEVICE | --version\n\nComputes one stage of a run. Started by `jobctl run`; see jobctl(1).\n\n"
+    std::printf("usage: holdfast-worker JSON | --probe DEVICE | --measure DEVICE | --version\n\nComputes one stage of a run. Started by `jobctl run` and holdfastd(8); see jobctl(1).\n\n"
                 "EXIT STATUS: 0 stage sealed, 1 failed, 2 refused its input, 71 out of memory, 75 stopped, resumable.\n");
     return arg == "--help" ? 0 : 2;
   }
@@ -71,7 +63,9 @@ int main(int argc, char** argv) {
   ::sigaction(SIGINT, &action, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
 
-  PosixFileSystem fs;
+  PosixFileSystem posix;
+  const auto renaming = args->renaming ? MakeRenamingFileSystem(posix) : nullptr;
+  FileSystem& fs = args->renaming ? *renaming : static_cast<FileSystem&>(posix);
   RealClock clock;
   Status status = OkStatus();
   try {
@@ -82,5 +76,5 @@ int main(int argc, char** argv) {
   }
   std::fflush(nullptr);
   // Everything durable is durable; destructors of libtorch at exit could only add ways to fail.
-  _exit(ExitCode(status));
+  _exit(ExitCodeOf(status));
 }

@@ -27,6 +27,7 @@ namespace {
 constexpr int kTickMs = 100;
 constexpr uint64_t kReportNs = 200'000'000;
 constexpr uint64_t kDrainMs = 20'000;          // of the 30 s that a stop may take
+constexpr size_t kHashBytes = 4u << 20;
 constexpr uint32_t kEdgeQueueCuts = 4;         // cuts that a producer keeps for a slow consumer before it leaves them to the packs
 
 struct Computed {
@@ -52,8 +53,11 @@ struct StageWorker::Impl {
 
   Context context;
   std::unique_ptr<Socket> control;
+  SocketSecurity security;                     // of the data edges
+  std::unique_ptr<Socket> cut_router;          // where cuts arrive; bound before the claim, which says where. Null for the first stage
   WorkerReport report;
   uint64_t report_ns = 0;
+  bool paused = false;                         // by the supervisor: no new samples for now
 
   int event_fd = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   std::mutex computed_mutex;
@@ -92,12 +96,16 @@ struct StageWorker::Impl {
 
   Status Run();
   Status Open();
+  Status OpenEdge();
+  void HearSupervisor();
   Status CheckSource();
+  Status CheckFile(const SourceFile& pinned);
   Status Begin(const char* phase, uint64_t planned_bytes);
   Status Calibrate();
   Status Load(std::unique_ptr<LayerRangeRunner>* runner);
   Status Loop(LayerRangeRunner& runner, const Todo& todo);
   Result<ComputedSample> Compute(LayerRangeRunner& runner, const StartSample& start, const std::optional<Cut>& cut);
+  Status Retarget(const Incarnation& consumer, uint64_t cut_bytes, std::unique_ptr<CutSender>* sender);
   Status Evict();
   Status Seal();
 };
@@ -135,6 +143,12 @@ Status StageWorker::Impl::Open() {
   report.samples_total = state.job().samples;
   report.units_total = UnitsOf(state.plan(), stage).size();
   self = DescribeThisProcess(args.node, "holdfast-worker", args.device);
+  self.numerics = NumericsClass(args.device);
+  if (state.job().numerics != kAnyNumerics && state.job().numerics != self.numerics) {
+    return InvalidArgument("this job computes in the numerics class " + state.job().numerics + ", device " + args.device + " of node " + args.node +
+                           " is " + self.numerics + "; use the device it was begun on, or begin a new job with another --out");
+  }
+  HOLDFAST_TRY(OpenEdge());
 
   StreamWriter::Options options;
   options.job = state.job().uuid;
@@ -142,13 +156,56 @@ Status StageWorker::Impl::Open() {
   options.claim.node = args.node;
   options.claim.reason = args.reason;
   options.claim.pid = self.pid;
-  options.claim.numerics = state.job().numerics;
+  options.claim.numerics = self.numerics;
   const std::string stream = RunLayout::StageStream(stage.stage);
   HOLDFAST_TRY(fs.MakeDirs(state.layout().TmpDir(self.nonce)));
   HOLDFAST_ASSIGN(writer, StreamWriter::Open(
                               fs, state.layout(), clock, state.ReaderOf(stream),
-                              [&](const Record& r, const Slot& s) { return state.Apply(stream, r, s); }, options));
+                              [&](const Record& r, const Slot& s) { return state.Apply(stream, r, s); }, options,
+                              {MakeControl({.cls = RecordClass::kIncarnation, .stage = args.stage}, self.ToJson())}));
   return OkStatus();
+}
+
+// Where this stage takes cuts. Its address stands in the incarnation record beside the claim: that is how the producer finds it.
+Status StageWorker::Impl::OpenEdge() {
+  if (!args.keys_dir.empty()) {
+    HOLDFAST_ASSIGN(const auto keys, ReadKeys(args.keys_dir, args.node));
+    if (keys) security = {.self = *keys, .server_key = {}, .keys_dir = args.keys_dir};
+  }
+  if (stage.first_layer == 0) return OkStatus();
+  const std::string where = args.edge_listen.empty() ? EdgeEndpoint(self.nonce) : args.edge_listen;
+  HOLDFAST_ASSIGN(cut_router, Socket::Open(context, Socket::Kind::kRouter, where, kDataBytesMax, 0, security));
+  self.endpoint = cut_router->endpoint();
+  self.public_key = security.self.public_key;
+  return OkStatus();
+}
+
+void StageWorker::Impl::HearSupervisor() {
+  while (const auto frames = control->Receive()) {
+    if (frames->size() != 1) continue;
+    const std::string_view word = AsText((*frames)[0]);
+    if (word == kPauseWord) paused = true;
+    if (word == kContinueWord) paused = false;
+  }
+}
+
+// A file whose time stamp moved since it was pinned is read whole; without a pinned digest the tensors' own must do, as they are read.
+Status StageWorker::Impl::CheckFile(const SourceFile& pinned) {
+  const std::string path = JoinPath(state.job().source, pinned.name);
+  HOLDFAST_ASSIGN(const FileInfo info, fs.Stat(path));
+  if (info.mtime_ns == pinned.mtime_ns || pinned.sha256.IsZero()) return OkStatus();
+  HOLDFAST_ASSIGN(const auto file, fs.Open(path));
+  Sha256Hasher hasher;
+  Bytes buffer(kHashBytes);
+  for (uint64_t at = 0; at < file->size() && !Stopping(); at += buffer.size()) {
+    const auto part = std::span(buffer).first(std::min<uint64_t>(buffer.size(), file->size() - at));
+    HOLDFAST_TRY(file->Read(at, part));
+    hasher.Update(part);
+    Report();
+  }
+  if (Stopping()) return Stopped("stopped while reading " + path);
+  if (hasher.Finish() == pinned.sha256) return OkStatus();
+  return InvalidArgument(path + ": source changed since the job began (other bytes); restore it, or begin a new job with another --out");
 }
 
 // The weights must be those that the job began with. Cheap part: sizes and headers; the tensors' digests are checked as they are read.
@@ -162,6 +219,7 @@ Status StageWorker::Impl::CheckSource() {
     if (file == files.end() || (*file)->size() != pinned.size || (*file)->header_sha256() != pinned.header_sha256) {
       return InvalidArgument(path + ": source changed since the job began (size or header); restore it, or begin a new job with another --out");
     }
+    HOLDFAST_TRY(CheckFile(pinned));
   }
   const std::string config_path = JoinPath(job.source, "config.json");
   HOLDFAST_ASSIGN(const Bytes config, fs.ReadFile(config_path, 64u << 20));
@@ -235,7 +293,7 @@ Result<ComputedSample> StageWorker::Impl::Compute(LayerRangeRunner& runner, cons
   r.sample = start.sample;
   r.first_layer = stage.first_layer;
   r.last_layer = stage.last_layer;
-  r.numerics = state.job().numerics;
+  r.numerics = self.numerics;
   ForwardResult forward;
   uint64_t tokens = start.tokens;
   if (start.input == InputKind::kTokens) {
@@ -265,24 +323,17 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo) {
   const bool from_tokens = stage.first_layer == 0;
   StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = args.size.window,
                             .memory_bytes_max = args.size.window * cut_bytes});
+  const bool last = stage.last_layer == state.plan().layers;
   std::unique_ptr<CutReceiver> receiver;
-  std::unique_ptr<CutSender> sender;
-  std::vector<Socket*> sockets;
+  std::unique_ptr<CutSender> sender;           // once the ledger says who takes our cuts
   if (!from_tokens) {
-    HOLDFAST_ASSIGN(auto router, Socket::Open(context, Socket::Kind::kRouter, EdgeEndpoint(args.supervisor, stage.first_layer), kDataBytesMax));
-    receiver = std::make_unique<CutReceiver>(std::move(router), CutReceiver::Options{.job = state.job().uuid, .boundary = stage.first_layer,
+    receiver = std::make_unique<CutReceiver>(std::move(cut_router), CutReceiver::Options{.job = state.job().uuid, .boundary = stage.first_layer,
                                              .hidden_size = state.plan().hidden_size, .capacity_bytes = args.size.window * cut_bytes});
-    sockets.push_back(receiver->socket());
-  }
-  if (stage.last_layer != state.plan().layers) {
-    HOLDFAST_ASSIGN(auto dealer, Socket::Open(context, Socket::Kind::kDealer, EdgeEndpoint(args.supervisor, stage.last_layer), kDataBytesMax));
-    sender = std::make_unique<CutSender>(std::move(dealer), clock, state.job().uuid, stage.last_layer, kEdgeQueueCuts * cut_bytes);
-    sockets.push_back(sender->socket());
   }
   std::map<uint32_t, Cut> packs = todo.cuts;
   for (const auto& [sample, cut] : packs) scheduler.OnCutCommitted(sample);
   Committer committer({.fs = &fs, .state = &state, .writer = writer.get(), .incarnation = self.nonce, .stage = stage.stage,
-                       .first_layer = stage.first_layer, .upstream_wanted = todo.upstream_wanted, .notify = [this] { Wake(); }});
+                       .first_layer = stage.first_layer, .last_layer = stage.last_layer, .upstream_wanted = todo.upstream_wanted, .notify = [this] { Wake(); }});
   ComputePool pool(std::min(args.size.threads, args.size.window));
 
   uint64_t drain_deadline = 0;
@@ -291,7 +342,7 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo) {
     if (drain_deadline != 0 && (scheduler.in_flight() == 0 || clock.MonotonicNs() > drain_deadline)) {
       return Stopped("stage " + std::to_string(args.stage) + " drained after signal " + std::to_string(stop.signal.load()));
     }
-    while (drain_deadline == 0) {
+    while (drain_deadline == 0 && !paused) {
       auto start = scheduler.Next();
       if (!start) break;
       std::optional<Cut> cut;
@@ -306,9 +357,13 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo) {
       });
     }
     Report();
+    std::vector<Socket*> sockets = {control.get()};
+    if (receiver != nullptr) sockets.push_back(receiver->socket());
+    if (sender != nullptr) sockets.push_back(sender->socket());
     // A sender always has something to say soon; its socket's readiness alone would not wake us.
     WaitReadable(sockets, event_fd, kTickMs);
     ClearWake();
+    HearSupervisor();
 
     std::vector<Computed> finished;
     {
@@ -332,7 +387,12 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo) {
       packs.emplace(sample, cut);
       scheduler.OnCutCommitted(sample);
     }
+    for (uint32_t sample : events.redo) {        // from the packs this time
+      scheduler.OnFailed(sample);
+      scheduler.OnCutCommitted(sample);
+    }
     if (events.failure) return *events.failure;
+    if (events.consumer && !last) HOLDFAST_TRY(Retarget(*events.consumer, cut_bytes, &sender));
     if (receiver != nullptr) {
       receiver->Poll([&](uint32_t sample, uint64_t tokens, Bytes cut) {
         const uint64_t bytes = cut.size();
@@ -347,6 +407,21 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo) {
   committer.Stop();
   report.cuts_from_packs = todo.samples.size() - std::min<uint64_t>(report.cuts_received, todo.samples.size());
   if (from_tokens) report.cuts_from_packs = 0;
+  return OkStatus();
+}
+
+// The consumer of our cuts lives somewhere new: a first start, a restart, another node.
+Status StageWorker::Impl::Retarget(const Incarnation& consumer, uint64_t cut_bytes, std::unique_ptr<CutSender>* sender) {
+  SocketSecurity s = security;
+  s.server_key = consumer.public_key;
+  if (s.server_key.empty()) s = {};
+  auto dealer = Socket::Open(context, Socket::Kind::kDealer, consumer.endpoint, kDataBytesMax, 0, s);
+  if (!dealer.ok()) return OkStatus();         // an address that cannot be used: it reads our cuts from the packs
+  if (*sender != nullptr) {
+    (*sender)->Retarget(std::move(*dealer));
+  } else {
+    *sender = std::make_unique<CutSender>(std::move(*dealer), clock, state.job().uuid, stage.last_layer, kEdgeQueueCuts * cut_bytes);
+  }
   return OkStatus();
 }
 

@@ -21,7 +21,7 @@ ALLOWED = [
     ("daemon/wire/", ("ledger/base/", "ledger/records/")),
     ("daemon/core/", ("ledger/base/", "ledger/records/")),
     ("daemon/transport/", ("ledger/base/", "ledger/codec/", "ledger/records/", "daemon/wire/")),
-    ("daemon/node/", ("ledger/", "export/", "calib/model/", "daemon/wire/", "daemon/transport/", "daemon/core/")),
+    ("daemon/node/", ("ledger/", "export/", "calib/model/", "calib/tokens/", "daemon/wire/", "daemon/transport/", "daemon/core/")),
     ("daemon/", ("ledger/", "export/", "calib/", "daemon/")),
     ("fsck/", ("ledger/", "export/")),
     ("jobctl/", ("ledger/", "export/", "fsck/", "calib/model/", "calib/tokens/",
@@ -40,7 +40,7 @@ OWNERS = [
     (r"(torch|ATen|c10)/.*", "calib/runner/"),
     (r"(cuda\w*|nv\w+)\.h(pp)?|cuda/.*", "export/nvfp4/"),
     (r"zmq\.h(pp)?|zmq_addon\.hpp", "daemon/transport/"),
-    (r"CLI/.*", "jobctl/"),
+    (r"CLI/.*", ("jobctl/", "daemon/holdfastd/main.cc")),
     (r"(gtest|gmock)/.*", "tests/"),
 ]
 

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/holdfastd/node_log.h"
+
+#include <sys/stat.h>
+
+#include <cstdio>
+#include <ctime>
+
+namespace holdfast {
+namespace {
+
+std::string Stamp(uint64_t wall_ns) {
+  const time_t seconds = static_cast<time_t>(wall_ns / 1'000'000'000);
+  tm parts{};
+  ::gmtime_r(&seconds, &parts);
+  char text[40];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+}  // namespace
+
+std::string NodeLog::PathOf(const std::string& job) const {
+  const std::string path = layout_.JobLog(job, node_);
+  ::mkdir(DirName(path).c_str(), 0755);
+  return path;
+}
+
+void NodeLog::Say(const std::string& text) const {
+  std::fprintf(stderr, "%s %s\n", Stamp(clock_.WallNs()).c_str(), text.c_str());
+}
+
+void NodeLog::Say(const std::string& job, const std::string& text) const {
+  const std::string line = Stamp(clock_.WallNs()) + " " + text + "\n";
+  std::fprintf(stderr, "%s %s: %s\n", Stamp(clock_.WallNs()).c_str(), job.c_str(), text.c_str());
+  if (FILE* f = std::fopen(PathOf(job).c_str(), "ae")) {   // best effort: the ledger tells the same story
+    std::fputs(line.c_str(), f);
+    std::fclose(f);
+  }
+}
+
+}  // namespace holdfast

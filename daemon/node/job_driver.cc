@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/node/job_driver.h"
+
+#include <algorithm>
+#include <deque>
+#include <map>
+
+namespace holdfast {
+namespace {
+
+constexpr uint64_t kRenewNs = 60'000'000'000;      // the job stream shows life this often
+constexpr uint64_t kConfigFileMax = 64u << 20;
+
+bool Sealed(const RunState& state, StageId stage) {
+  const auto it = state.stages().find(stage);
+  return it != state.stages().end() && it->second.seal.has_value();
+}
+
+}  // namespace
+
+std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<LayerRange>& ranges) {
+  std::map<LayerRange, uint16_t> known;
+  uint16_t next = 0;
+  if (state != nullptr) {
+    for (const auto& [number, plan] : state->plans()) {
+      for (const StagePlan& s : plan.stages) {
+        known.emplace(LayerRange(s.first_layer, s.last_layer), s.stage.value);
+        next = std::max<uint16_t>(next, s.stage.value + 1);
+      }
+    }
+  }
+  std::vector<StagePlan> stages;
+  for (const LayerRange& range : ranges) {
+    const auto it = known.find(range);
+    stages.push_back({StageId(it != known.end() ? it->second : next++), range.first, range.second});
+  }
+  return stages;
+}
+
+JobDriver::JobDriver(FileSystem& fs, const Clock& clock, RunLayout layout, Options options)
+    : fs_(fs), clock_(clock), options_(std::move(options)), state_(fs, std::move(layout)) {}
+
+Result<bool> JobDriver::Refresh() {
+  HOLDFAST_TRY(state_.Refresh());
+  uint64_t tails = state_.job_stream().next_seq + state_.merge_stream().next_seq;
+  for (const auto& [id, stage] : state_.stages()) tails += stage.stream.next_seq;
+  const bool news = tails != tails_;
+  tails_ = tails;
+  view_stale_ = view_stale_ || news;
+  return news;
+}
+
+bool JobDriver::AllSealed() const {
+  const auto& stages = state_.plan().stages;
+  return std::all_of(stages.begin(), stages.end(), [this](const StagePlan& s) { return Sealed(state_, s.stage); });
+}
+
+bool JobDriver::Blocked() const {
+  const auto& assignment = state_.assignment();
+  if (!assignment || AllSealed()) return false;
+  return std::all_of(assignment->stages.begin(), assignment->stages.end(),
+                     [this](const Assignment::Entry& e) { return e.node.empty() || Sealed(state_, e.stage); });
+}
+
+std::vector<StagePlan> JobDriver::StagesOf(const std::string& node) const {
+  std::vector<StagePlan> mine;
+  const auto& assignment = state_.assignment();
+  if (!assignment || assignment->plan != state_.plan().number) return mine;
+  for (const StagePlan& s : state_.plan().stages) {
+    const auto named = [&](const Assignment::Entry& e) { return e.stage == s.stage && e.node == node; };
+    const bool given = std::any_of(assignment->stages.begin(), assignment->stages.end(), named);
+    if (given && !Sealed(state_, s.stage)) mine.push_back(s);
+  }
+  return mine;
+}
+
+bool JobDriver::MergeOf(const std::string& node) const {
+  return state_.assignment() && state_.assignment()->merge_node == node && AllSealed() && !Done();
+}
+
+uint64_t JobDriver::SamplesDone(const StagePlan& stage) const {
+  uint64_t done = 0;
+  for (uint32_t s = 0; s < state_.job().samples; ++s) done += state_.SampleCovers(s, stage.first_layer, stage.last_layer);
+  return done;
+}
+
+Status JobDriver::LoadDecoder() {
+  if (decoder_) return OkStatus();
+  const JobSpec& job = state_.job();
+  const std::string path = JoinPath(job.source, "config.json");
+  std::string text = job.config;
+  if (text.empty()) {
+    HOLDFAST_ASSIGN(const Bytes bytes, fs_.ReadFile(path, kConfigFileMax));
+    text = std::string(AsText(bytes));
+  }
+  HOLDFAST_ASSIGN(const Json json, ParseJson(text, path));
+  HOLDFAST_ASSIGN(decoder_, ParseDecoder(json, path));
+  return OkStatus();
+}
+
+Result<MemoryPlan> JobDriver::Memory(uint32_t first_layer, uint32_t last_layer, MatmulDtype matmul) {
+  HOLDFAST_TRY(LoadDecoder());
+  return PlanMemory(*decoder_, state_.plan(), first_layer, last_layer, state_.job().seq_len, matmul);
+}
+
+JobView JobDriver::View() {
+  JobView view;
+  view.layers = state_.plan().layers;
+  view.plan = state_.plan().number;
+  view.stages_given = options_.stages_given;
+  view.on = options_.on;
+  view.reproducible = options_.reproducible;
+  view.done = Done();
+  for (const StagePlan& s : state_.plan().stages) {
+    StageView stage{.stage = s.stage, .first_layer = s.first_layer, .last_layer = s.last_layer, .samples_done = SamplesDone(s),
+                    .samples_total = state_.job().samples, .sealed = Sealed(state_, s.stage), .tail = 0, .owner = {}};
+    if (const auto it = state_.stages().find(s.stage); it != state_.stages().end()) {
+      stage.tail = it->second.stream.next_seq;
+      if (!it->second.stream.released) stage.owner = it->second.stream.claim.node;
+    }
+    view.stages.push_back(std::move(stage));
+  }
+  view.memory = [this](uint32_t first, uint32_t last) {
+    return PlanMemory(*decoder_, state_.plan(), first, last, state_.job().seq_len, widest_).Total(1, 1);
+  };
+  return view;
+}
+
+Status JobDriver::Claim(const std::string& reason, const std::function<Status(const holdfast::Claim&)>& may_take_over) {
+  HOLDFAST_TRY(LoadDecoder());
+  StreamWriter::Options options;
+  options.job = state_.job().uuid;
+  options.claim.incarnation = options_.self.nonce;
+  options.claim.node = options_.self.node;
+  options.claim.reason = reason;
+  options.claim.pid = options_.self.pid;
+  options.claim.numerics = options_.self.numerics;
+  options.may_take_over = may_take_over;
+  const std::string stream = RunLayout::JobStream();
+  HOLDFAST_TRY(fs_.MakeDirs(state_.layout().TmpDir(options_.self.nonce)));
+  const uint32_t number = static_cast<uint32_t>(state_.incarnations().size());
+  HOLDFAST_ASSIGN(auto writer, StreamWriter::Open(
+                                   fs_, state_.layout(), clock_, state_.ReaderOf(stream),
+                                   [&](const Record& r, const Slot& s) { return state_.Apply(stream, r, s); }, options,
+                                   {MakeControl({.cls = RecordClass::kIncarnation, .a = number}, options_.self.ToJson())}));
+  Adopt(std::move(writer));
+  return OkStatus();
+}
+
+void JobDriver::Adopt(std::unique_ptr<StreamWriter> writer) {
+  writer_ = std::move(writer);
+  coordinator_ = std::make_unique<Coordinator>(options_.policy);
+  renewed_ns_ = clock_.MonotonicNs();
+  view_stale_ = true;
+}
+
+Status JobDriver::Lost(Status status) {
+  if (status.code() == ErrorCode::kFenced) {
+    writer_.reset();
+    coordinator_.reset();
+  }
+  return status;
+}
+
+Result<std::optional<std::string>> JobDriver::Coordinate(const std::vector<NodeView>& nodes) {
+  HOLDFAST_CHECK(writer_ != nullptr);
+  HOLDFAST_TRY(LoadDecoder());
+  HOLDFAST_TRY(Renew());
+  const bool wide = std::any_of(nodes.begin(), nodes.end(), [](const NodeView& n) { return n.numerics.starts_with("cpu/f32"); });
+  widest_ = wide ? MatmulDtype::kF32 : MatmulDtype::kBf16;
+
+  std::deque<CoordinatorEvent> events;
+  if (view_stale_) {
+    if (state_.assignment()) events.push_back(Assigned{*state_.assignment()});
+    events.push_back(JobSeen{View()});
+    view_stale_ = false;
+  }
+  for (const NodeView& n : nodes) events.push_back(BeatSeen{n});
+  events.push_back(Tick{});
+  for (; !events.empty(); events.pop_front()) {
+    for (const CoordinatorAction& action : coordinator_->Step(events.front(), clock_.MonotonicNs())) {
+      if (const auto* say = std::get_if<Say>(&action)) {
+        if (options_.on_say) options_.on_say(say->text);
+      } else if (const auto* fail = std::get_if<FailJob>(&action)) {
+        return std::optional<std::string>(fail->detail);
+      } else {
+        HOLDFAST_ASSIGN(Assignment committed, Commit(std::get<Assign>(action)));
+        events.push_back(Assigned{std::move(committed)});
+        events.push_back(JobSeen{View()});
+      }
+    }
+  }
+  return std::optional<std::string>();
+}
+
+// One slot: the new cut, if there is one, and who works on what.
+Result<Assignment> JobDriver::Commit(const Assign& assign) {
+  std::vector<Record> records;
+  Plan plan = state_.plan();
+  if (!assign.ranges.empty()) {
+    plan.stages = NumberStages(&state_, assign.ranges);
+    plan.number = state_.plans().rbegin()->first + 1;
+    records.push_back(MakeControl({.cls = RecordClass::kPlan, .a = plan.number}, plan.ToJson()));
+  }
+  HOLDFAST_CHECK(assign.places.size() == plan.stages.size());
+  Assignment a;
+  a.number = state_.assignment() ? state_.assignment()->number + 1 : 0;
+  a.plan = plan.number;
+  for (size_t i = 0; i < plan.stages.size(); ++i) {
+    if (Sealed(state_, plan.stages[i].stage)) continue;
+    a.stages.push_back({plan.stages[i].stage, assign.places[i].node, assign.places[i].note});
+  }
+  a.merge_node = assign.merge_node;
+  a.numerics = assign.numerics;
+  a.why = assign.why;
+  records.push_back(MakeControl({.cls = RecordClass::kAssignment, .a = a.number}, a.ToJson()));
+  HOLDFAST_TRY(Lost(writer_->Append(std::move(records))));
+  HOLDFAST_ASSIGN(const bool news, Refresh());
+  (void)news;   // our own
+  return a;
+}
+
+Status JobDriver::Renew() {
+  if (clock_.MonotonicNs() - renewed_ns_ < kRenewNs) return OkStatus();
+  renewed_ns_ = clock_.MonotonicNs();
+  const RecordKey key{.cls = RecordClass::kRenew, .a = static_cast<uint32_t>(writer_->epoch()), .b = writer_->next_seq()};
+  return Lost(writer_->Append({MakeControl(key, Json{{"epoch", writer_->epoch()}})}));
+}
+
+Status JobDriver::Release(const std::string& reason) {
+  if (writer_ == nullptr) return OkStatus();
+  const Status status = writer_->ReleaseStream(reason);
+  writer_.reset();
+  coordinator_.reset();
+  return status;
+}
+
+}  // namespace holdfast
