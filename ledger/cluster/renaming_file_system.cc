@@ -77,7 +77,9 @@ class RenamingFileSystem final : public ForwardingFileSystem {
   Status Replace(const std::string& from, const std::string& to) override {
     if (!IsCommitName(to)) return fs_.Replace(from, to);
     const auto there = fs_.Stat(to);
-    return fs_.Replace(from, there.ok() && there->is_directory ? DataOf(to) : to);
+    if (!there.ok() || !there->is_directory) return fs_.Replace(from, to);
+    HOLDFAST_TRY(fs_.Replace(from, DataOf(to)));
+    return fs_.SyncDir(to);  // the caller knows of the directory above only
   }
 
   Status Unlink(const std::string& path) override {
