@@ -24,7 +24,7 @@ namespace holdfast {
 namespace {
 
 constexpr uint64_t kLookNs = 1'000'000'000;          // how often the ledger is folded while nothing happens
-constexpr int kTickMs = 50;
+constexpr int kTickMs = 50, kStartTickMs = 5;
 constexpr uint64_t kForeignWatchMs = 150'000;        // how long an owner on another machine may be silent
 
 std::atomic<int> g_signal{0};          // a signal handler can reach nothing but globals
@@ -50,8 +50,9 @@ Progress::Mode ModeOf(const RunOptions& o) {
 }
 
 // Nothing to gather, nobody to suspect: the one node is this process.
-CoordinatorPolicy OneNode() {
+CoordinatorPolicy OneNode(const std::string& run_dir) {
   CoordinatorPolicy policy;
+  policy.job = run_dir;
   policy.gather_ns = 0;
   policy.version = HOLDFAST_VERSION;
   return policy;
@@ -61,7 +62,7 @@ class RunJob {
  public:
   explicit RunJob(const RunOptions& options)
       : options_(options), progress_(clock_, ModeOf(options)),
-        driver_(fs_, clock_, RunLayout(options.run_dir), {.self = {}, .policy = OneNode(), .stages_given = true, .on = {}, .reproducible = false,
+        driver_(fs_, clock_, RunLayout(options.run_dir), {.self = {}, .policy = OneNode(options.run_dir), .stages_given = true, .on = {}, .reproducible = false,
                 .on_say = {}}) {
     threads_ = options.threads > 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
   }
@@ -342,10 +343,11 @@ Status RunJob::Judge(const Supervisor& node) const {
 }
 
 Status RunJob::Turn(Supervisor& node) {
-  const bool changed = node.Poll(kTickMs);
+  const bool changed = node.Poll(node.AnyRunning() ? kTickMs : kStartTickMs);
   if (g_signal != 0) return Stopped("asked to stop by signal " + std::to_string(g_signal.load()));
   HOLDFAST_TRY(Judge(node));
-  if (changed || clock_.MonotonicNs() - looked_ns_ >= kLookNs) {
+  const bool idle = !node.AnyRunning();   // something has to begin
+  if (changed || idle || clock_.MonotonicNs() - looked_ns_ >= kLookNs) {
     looked_ns_ = clock_.MonotonicNs();
     HOLDFAST_TRY(driver_.Refresh());
     HOLDFAST_ASSIGN(const auto failed, driver_.Coordinate({Self()}));

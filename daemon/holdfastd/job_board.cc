@@ -36,6 +36,7 @@ JobBoard::Job JobBoard::MakeJob(const QueuedJob& queued) const {
   JobDriver::Options o;
   o.self = others_.self();
   o.policy = options_.policy;
+  o.policy.job = id;
   o.stages_given = !queued.submit.shard_layers.empty();
   o.on = queued.submit.on;
   o.reproducible = queued.submit.reproducible;

@@ -7,8 +7,9 @@
 namespace holdfast {
 namespace {
 
-// How often the ledger is looked at without a hint: soon at first, rarer while nothing comes.
+// How often the ledger is looked at without a hint: soon at first, rarer when nothing came for a while.
 constexpr auto kPollMin = std::chrono::milliseconds(100), kPollMax = std::chrono::milliseconds(1000);
+constexpr uint32_t kSoonLooks = 30;
 
 }  // namespace
 
@@ -96,7 +97,8 @@ Status Committer::Step() {
       const size_t wanted = upstream_wanted_.size();
       LookUpstream();
       LookDownstream();
-      idle_looks_ = wanted == upstream_wanted_.size() ? idle_looks_ + 1 : 0;
+      const bool waits = !upstream_wanted_.empty() || !prepared_.empty() || consumer_ == Nonce{};
+      idle_looks_ = !waits ? kSoonLooks : wanted == upstream_wanted_.size() ? idle_looks_ + 1 : 0;
     }
     HOLDFAST_TRY(CommitReady());
     if (!next) return OkStatus();
@@ -157,7 +159,7 @@ void Committer::LookDownstream() {
 }
 
 std::chrono::milliseconds Committer::PollInterval() const {
-  return std::min<std::chrono::milliseconds>(kPollMin * (1u << std::min(idle_looks_, 4u)), kPollMax);
+  return idle_looks_ < kSoonLooks ? kPollMin : kPollMax;
 }
 
 Status Committer::CommitReady() {
