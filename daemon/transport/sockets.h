@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/transport/gate.h"
 #include "daemon/transport/keys.h"
 #include "daemon/wire/messages.h"
 
@@ -21,6 +22,7 @@ class Context {  // one per process; sockets must die before it
  public:
   Context();
   ~Context();
+  Refused refused() const;     // by its CURVE listeners, all together. Any thread
   struct Impl;
   Impl* impl() const { return impl_.get(); }
 
@@ -28,7 +30,8 @@ class Context {  // one per process; sockets must die before it
   std::unique_ptr<Impl> impl_;
 };
 
-// How a socket proves itself. All empty: plain, for sockets that do not leave the machine.
+// How a socket proves itself. All empty: plain, for sockets that do not leave the machine. A router with `self` speaks CURVE only; a dealer
+// speaks it when the other side has a key.
 struct SocketSecurity {
   CurveKeys self;
   std::string server_key;      // dealer: public key of whom it connects to
@@ -39,16 +42,18 @@ class Socket {
  public:
   enum class Kind : uint8_t { kRouter, kDealer };
   // Binds (router) or connects (dealer) to e.g. "ipc://@name", "tcp://127.0.0.1:5000" or "tcp://10.0.0.2:*". `max_message_bytes` bounds
-  // what is received; `linger_ms` is how long the last messages may still travel after the socket is closed.
+  // a received frame; `linger_ms` is how long the last messages may still travel after the socket is closed.
+  // Errors: kAlreadyExists (address in use), kInvalidArgument (not ours, not an address; plain beyond loopback, in either direction).
   static Result<std::unique_ptr<Socket>> Open(Context& context, Kind kind, const std::string& endpoint, size_t max_message_bytes,
                                               int linger_ms = 0, const SocketSecurity& security = {});
-  std::string endpoint() const;   // as bound, with the real port
+  std::string endpoint() const;   // as bound, with the real port; for 0.0.0.0 and [::] an address that others can reach
   ~Socket();
   // Sends frames without blocking. false: the queue is full or the peer is gone; nothing was sent.
   // For a router the first frame is the peer's routing id, as received.
   bool Send(const std::vector<ByteSpan>& frames);
-  // Receives one whole message without blocking; nullopt: none. At most `frames_max` frames are kept, longer messages are dropped.
-  std::optional<std::vector<Bytes>> Receive(size_t frames_max = 4);
+  // Receives one whole message without blocking; nullopt: none. One of more than `frames_max` frames comes as no frames at all.
+  // `sender`: whose key proved itself ("" on plain sockets).
+  std::optional<std::vector<Bytes>> Receive(size_t frames_max = 4, std::string* sender = nullptr);
   struct Impl;
   Impl* impl() const { return impl_.get(); }
 

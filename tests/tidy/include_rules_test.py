@@ -45,7 +45,7 @@ OWNERS = [
 ]
 
 # Of the rest: the standard library has no dot, the system's headers are few.
-SYSTEM = re.compile(r"[a-z_]+|(sys|linux|arpa|netinet|net)/\w+\.h|(cpuid|\w+intrin|getopt|malloc|dirent|dlfcn|errno|fcntl|limits|poll|pthread|sched|"
+SYSTEM = re.compile(r"[a-z_]+|(sys|linux|arpa|netinet|net)/\w+\.h|(cpuid|\w+intrin|getopt|malloc|ifaddrs|dirent|dlfcn|errno|fcntl|limits|poll|pthread|sched|"
                     r"signal|stdint|stdio|stdlib|string|time|unistd|pwd|spawn|netdb|termios)\.h")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
@@ -63,9 +63,10 @@ def own_include(path, name):
 def library_include(path, name):
     for pattern, owner in OWNERS:
         if re.fullmatch(pattern, name):
-            if path.startswith((owner, "tests/")):
+            owners = owner if isinstance(owner, tuple) else (owner,)
+            if path.startswith(owners + ("tests/",)):
                 return None
-            return f"<{name}> belongs to {owner}; use what that box offers"
+            return f"<{name}> belongs to {' and '.join(owners)}; use what that box offers"
     if SYSTEM.fullmatch(name):
         return None
     return f"<{name}> is a library that no box owns; name its owner in {__file__}"
