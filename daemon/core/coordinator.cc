@@ -21,26 +21,26 @@ bool HoldsOnEveryNode(const std::string& code) {
 
 std::vector<CoordinatorAction> Coordinator::Step(const CoordinatorEvent& event, TimeNs now) {
   now_ = now;
-  if (policy_.mutant != CoordinatorPolicy::Mutant::kNoDoubt) roster_.Begin(now);
+  if (policy_.mutant != CoordinatorPolicy::Mutant::kNoDoubt) heard_.Begin(now);
   std::visit([this](const auto& e) { On(e); }, event);
   if (!over_) Decide();
   return std::exchange(actions_, {});
 }
 
 void Coordinator::On(const BeatSeen& e) {
-  const HeardNodes::Heard heard = roster_.OnBeat(e.node, now_);
+  const HeardNodes::Heard heard = heard_.OnBeat(e.node, now_);
   if (heard == HeardNodes::Heard::kOld || over_) return;
   if (heard == HeardNodes::Heard::kBack) SayText("node " + e.node.name + " is back");
-  HearTasks(*roster_.Find(e.node.name));
+  HearTasks(*heard_.Find(e.node.name));
 }
 
 void Coordinator::On(const JobSeen& e) {
   for (const StageView& s : e.job.stages) {
     const auto [tail, first] = tails_.try_emplace(s.stage, s.tail);
-    if (s.tail > tail->second && !s.owner.empty() && roster_.OnProgress(s.owner, now_)) SayText("node " + s.owner + " is back: it commits");
+    if (s.tail > tail->second && !s.owner.empty() && heard_.OnProgress(s.owner, now_)) SayText("node " + s.owner + " is back: it commits");
     tail->second = s.tail;
   }
-  for (const std::string& node : e.job.on) roster_.Name(node, now_);
+  for (const std::string& node : e.job.on) heard_.Name(node, now_);
   job_ = e.job;
 }
 
@@ -50,9 +50,9 @@ void Coordinator::On(const Assigned& e) {
     noted_ = now_;
   }
   assignment_ = e.assignment;
-  roster_.Name(assignment_->merge_node, now_);
+  heard_.Name(assignment_->merge_node, now_);
   for (const Assignment::Entry& s : assignment_->stages) {
-    roster_.Name(s.node, now_);
+    heard_.Name(s.node, now_);
     Seat& seat = seats_[s.stage];
     if (seat.since == 0 || seat.node != s.node) seat = {s.node, now_};
   }
@@ -71,11 +71,11 @@ void Coordinator::HearTasks(HeardNode& node) {
   for (const TaskView& t : node.view.tasks) {
     const StageId stage = t.merge ? kMergeStage : t.stage;
     const Bar bar{node.view.incarnation, t.error};
-    if (t.state == "refused" && !roster_.Refused(node)) node.refused = bar;
+    if (t.state == "refused" && !heard_.Refused(node)) node.refused = bar;
     if (t.state != "failed") continue;
     if (!HoldsOnEveryNode(t.error_code)) {
       node.gave_up[stage] = bar;
-    } else if (Named(node.view.name, stage) && now_ - roster_.born() >= policy_.gather_ns) {
+    } else if (Named(node.view.name, stage) && now_ - heard_.born() >= policy_.gather_ns) {
       const std::string what = t.merge ? "the merge" : "stage " + std::to_string(stage.value);
       Fail(what + " on " + node.view.name + ": " + t.error + " (" + t.error_code + "): the same on every node");
     }
@@ -89,7 +89,7 @@ void Coordinator::Fail(std::string detail) {
 }
 
 bool Coordinator::Settled() const {
-  return now_ - roster_.born() >= kSettleGathers * policy_.gather_ns || roster_.KnowsAll(now_);
+  return now_ - heard_.born() >= kSettleGathers * policy_.gather_ns || heard_.KnowsAll(now_);
 }
 
 // Whether that ended the job: a stage (or the merge) given up by too many, or by everyone who could do it.
@@ -97,8 +97,8 @@ bool Coordinator::FailGivenUp(StageId stage, const std::string& what, bool place
   std::string names, last;
   uint32_t gave_up = 0;
   bool hope = placed;
-  for (const auto& [name, n] : roster_.nodes()) {
-    if (roster_.GaveUp(n, stage)) {
+  for (const auto& [name, n] : heard_.nodes()) {
+    if (heard_.GaveUp(n, stage)) {
       names += (gave_up++ == 0 ? "" : ", ") + name;
       last = n.gave_up.at(stage).error;
     } else if (!n.lost && (!n.heard || (WhyNot(n, required).empty() && n.view.memory_bytes >= needs))) {
@@ -114,11 +114,11 @@ void Coordinator::Decide() {
   if (!job_ || job_->done || !job_->memory) return;
   if (assignment_ && assignment_->plan > job_->plan) return;  // the fold is behind our own commit
   if (proposed_ && now_ - *proposed_ < kRetryNs) return;
-  if (!roster_.AnyFresh(now_)) return;                        // who hears nobody is in no position to judge
-  for (const std::string& name : roster_.MarkLost(now_)) {
+  if (!heard_.AnyFresh(now_)) return;                        // who hears nobody is in no position to judge
+  for (const std::string& name : heard_.MarkLost(now_)) {
     const auto has = [&](const StageView& s) { return !s.sealed && Named(name, s.stage); };
     const bool idle = std::none_of(job_->stages.begin(), job_->stages.end(), has) && !Named(name, kMergeStage);
-    if (idle && roster_.Find(name)->heard) SayText("node " + name + " lost (silent for " + SecondsText(policy_.suspect_ns) + "); it had nothing to do");
+    if (idle && heard_.Find(name)->heard) SayText("node " + name + " lost (silent for " + SecondsText(policy_.suspect_ns) + "); it had nothing to do");
   }
   const bool sealed = std::all_of(job_->stages.begin(), job_->stages.end(), [](const StageView& s) { return s.sealed; });
   if (sealed && !job_->stages.empty()) DecideMerge();
@@ -129,17 +129,17 @@ void Coordinator::DecideMerge() {
   const Requirement anything;  // merging computes nothing: any numerics will do
   const std::string now_at = assignment_ ? assignment_->merge_node : "";
   std::string reason = "all stages are sealed";
-  if (const HeardNode* n = roster_.Find(now_at)) {
+  if (const HeardNode* n = heard_.Find(now_at)) {
     const std::string why_not = n->heard ? WhyNot(*n, anything) : "";
     if (n->lost) reason = "node " + now_at + " lost (silent for " + SecondsText(policy_.suspect_ns) + ")";
-    else if (roster_.GaveUp(*n, kMergeStage)) reason = now_at + " gave up: " + n->gave_up.at(kMergeStage).error;
+    else if (heard_.GaveUp(*n, kMergeStage)) reason = now_at + " gave up: " + n->gave_up.at(kMergeStage).error;
     else if (!why_not.empty()) reason = why_not;
     else return;
   }
   const HeardNode* best = nullptr;
   const auto rank = [](const HeardNode& n) { return std::tuple(n.view.paused, ~n.view.speed, n.view.name); };
-  for (const auto& [name, n] : roster_.nodes()) {
-    const bool may = roster_.Fresh(n, now_) && !n.lost && WhyNot(n, anything).empty() && !roster_.GaveUp(n, kMergeStage);
+  for (const auto& [name, n] : heard_.nodes()) {
+    const bool may = heard_.Fresh(n, now_) && !n.lost && WhyNot(n, anything).empty() && !heard_.GaveUp(n, kMergeStage);
     if (may && (!best || rank(n) < rank(*best))) best = &n;
   }
   if (FailGivenUp(kMergeStage, "the merge", best != nullptr, 0, anything)) return;
@@ -152,8 +152,8 @@ void Coordinator::DecideMerge() {
 
 // Says once, and again when it changes, why a node that is there gets nothing.
 void Coordinator::SayWhyNot(const Requirement& required) {
-  for (const auto& [name, n] : roster_.nodes()) {
-    if (!roster_.Fresh(n, now_)) continue;
+  for (const auto& [name, n] : heard_.nodes()) {
+    if (!heard_.Fresh(n, now_)) continue;
     const std::string why = WhyNot(n, required);
     std::string& said = said_[name];
     if (said != why) SayText(why.empty() ? name + " may take work again" : why + ": it gets nothing of this job");

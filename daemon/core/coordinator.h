@@ -59,7 +59,7 @@ using CoordinatorAction = std::variant<Assign, FailJob, Say>;
 
 class Coordinator {
  public:
-  explicit Coordinator(CoordinatorPolicy policy) : policy_(std::move(policy)), roster_(policy_.suspect_ns) {}
+  explicit Coordinator(CoordinatorPolicy policy) : policy_(std::move(policy)), heard_(policy_.suspect_ns) {}
   std::vector<CoordinatorAction> Step(const CoordinatorEvent& event, TimeNs now);
 
  private:
@@ -103,7 +103,7 @@ class Coordinator {
 
   // coordinator_stages.cc: who works on what.
   void DecideStages();
-  bool MayBegin(const std::vector<NodeView>& usable) const;
+  bool MayBegin(const std::vector<NodeView>& usable);
   bool Untouched() const;
   Requirement Required() const;
   Requirement MostCapable() const;
@@ -114,6 +114,7 @@ class Coordinator {
   std::vector<Item> FirstCut(const std::vector<NodeView>& usable, std::vector<Item> items) const;
   void Place(std::vector<Item>& items, const std::vector<NodeView>& usable, const Requirement& required) const;
   StageWish WishOf(const Item& item, size_t index, size_t items, const std::vector<NodeView>& usable) const;
+  std::string NotAsAsked(const StageWish& wish, const Item& item, const Requirement& required) const;
   std::string WaitNote(const Item& item, const std::string& note, const Requirement& required) const;
   bool Split(std::vector<Item>& items, const std::vector<NodeView>& usable, const Requirement& required);
   bool FitsSomeone(const Item& item, const Requirement& required) const;
@@ -122,11 +123,12 @@ class Coordinator {
   void Propose(std::vector<Item> items, const Requirement& required);
 
   CoordinatorPolicy policy_;
-  HeardNodes roster_;
+  HeardNodes heard_;
   TimeNs now_ = 0;
   bool over_ = false;                                // the job failed: nothing more is decided
   std::optional<JobView> job_;
   std::optional<Assignment> assignment_;
+  std::optional<TimeNs> gathering_;                  // since when a node that may work is there, until the first placement
   std::optional<TimeNs> proposed_;                   // an Assign is on its way into the ledger since
   TimeNs noted_ = 0;                                 // when the notes in the ledger were last written
   std::map<StageId, uint32_t> tails_;

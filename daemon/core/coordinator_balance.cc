@@ -53,7 +53,7 @@ void Coordinator::Rebalance(std::vector<Item>& items, const std::vector<NodeView
 
   std::vector<const NodeView*> idle;
   for (const NodeView& n : usable) {
-    const bool steady = now_ - roster_.Find(n.name)->present >= policy_.tenure_ns || policy_.mutant == CoordinatorPolicy::Mutant::kNoTenure;
+    const bool steady = now_ - heard_.Find(n.name)->present >= policy_.tenure_ns || policy_.mutant == CoordinatorPolicy::Mutant::kNoTenure;
     if (at[n.name].empty() && !n.paused && steady) idle.push_back(&n);
   }
   std::stable_sort(idle.begin(), idle.end(), [](const NodeView* a, const NodeView* b) { return a->speed > b->speed; });
@@ -64,7 +64,7 @@ void Coordinator::Rebalance(std::vector<Item>& items, const std::vector<NodeView
       for (Item& i : items) {
         const NodeView* from = i.sealed ? nullptr : find(i.place.node);
         if (!from || from == to || (at[from->name].size() < 2 && !takes_all) || !settled(i) || asked(i)) continue;
-        if (needs(i) > RoomOf(*to) || (i.stage && roster_.GaveUp(*roster_.Find(to->name), *i.stage))) continue;
+        if (needs(i) > RoomOf(*to) || (i.stage && heard_.GaveUp(*heard_.Find(to->name), *i.stage))) continue;
         const double there = load(*to) + static_cast<double>(WorkLeft(i)) / static_cast<double>(std::max<uint64_t>(to->speed, 1));
         if (there > kGain * load(*from) && !takes_all) continue;
         const std::tuple rank(!runs(*from, i), load(*from), i.layers.first);

@@ -9,6 +9,7 @@
 #include "daemon/core/coordinator.h"
 #include "daemon/core/cutter.h"
 #include "daemon/core/words.h"
+#include "ledger/base/units.h"
 
 namespace holdfast {
 
@@ -47,10 +48,12 @@ void Coordinator::DecideStages() {
 }
 
 // The first placement waits a little for more nodes to speak up, and for any node at all as long as one may be silent.
-bool Coordinator::MayBegin(const std::vector<NodeView>& usable) const {
+bool Coordinator::MayBegin(const std::vector<NodeView>& usable) {
   const auto there = [&](const std::string& name) { return std::any_of(usable.begin(), usable.end(), [&](const NodeView& n) { return n.name == name; }); };
   if (!job_->on.empty() && std::all_of(job_->on.begin(), job_->on.end(), there)) return true;
-  return now_ - roster_.born() >= policy_.gather_ns && (!usable.empty() || roster_.KnowsAll(now_));
+  if (usable.empty()) gathering_.reset();
+  else if (!gathering_) gathering_ = now_;
+  return gathering_ ? now_ - *gathering_ >= policy_.gather_ns : heard_.KnowsAll(now_);
 }
 
 // Nobody has begun anywhere: the cut may still be made for the nodes that are there.
@@ -70,7 +73,7 @@ Coordinator::Requirement Coordinator::Required() const {
   // Nobody has claimed a stage yet: whoever was given the first one.
   if (!job_->reproducible && assignment_) {
     for (const Assignment::Entry& e : assignment_->stages) {
-      const HeardNode* n = roster_.Find(e.node);
+      const HeardNode* n = heard_.Find(e.node);
       if (n && n->heard && !n->lost) return {"", TorchOf(n->view.numerics)};
     }
     if (!torch_.empty() && !Untouched()) return {"", torch_};
@@ -116,14 +119,14 @@ std::string Coordinator::WhyNot(const HeardNode& node, const Requirement& requir
   if (!required.numerics.empty() && v.numerics != required.numerics) {
     return v.name + " computes as " + v.numerics + ", this job is pinned to " + required.numerics + " (--reproducible)";
   }
-  if (roster_.Refused(node)) return v.name + " refused: " + Shortened(node.refused->error);
+  if (heard_.Refused(node)) return v.name + " refused: " + Shortened(node.refused->error);
   return "";
 }
 
 std::vector<NodeView> Coordinator::Usable(const Requirement& required) const {
   std::vector<NodeView> usable;
-  for (const auto& [name, n] : roster_.nodes()) {
-    if (roster_.Fresh(n, now_) && !n.lost && WhyNot(n, required).empty()) usable.push_back(n.view);
+  for (const auto& [name, n] : heard_.nodes()) {
+    if (heard_.Fresh(n, now_) && !n.lost && WhyNot(n, required).empty()) usable.push_back(n.view);
   }
   return usable;
 }
@@ -151,15 +154,15 @@ std::vector<Coordinator::Item> Coordinator::Items(const Requirement& required) c
 
 // Why a stage cannot stay on the node that has it; "" when it can, or has none.
 std::string Coordinator::WhyLeave(const Item& item, const Requirement& required) const {
-  const HeardNode* n = roster_.Find(item.before);
+  const HeardNode* n = heard_.Find(item.before);
   if (!n) return "";
   if (n->lost) return "node " + item.before + " lost (silent for " + SecondsText(policy_.suspect_ns) + ")";
   if (!n->heard) return "";
   const std::string why_not = WhyNot(*n, required);
   if (!why_not.empty()) return why_not;
-  if (roster_.GaveUp(*n, *item.stage)) return item.before + " gave up: " + Shortened(n->gave_up.at(*item.stage).error);
+  if (heard_.GaveUp(*n, *item.stage)) return item.before + " gave up: " + Shortened(n->gave_up.at(*item.stage).error);
   const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
-  if (needs > n->view.memory_bytes) return item.before + " has " + SizeText(n->view.memory_bytes) + " now, it needs " + SizeText(needs);
+  if (needs > n->view.memory_bytes) return item.before + " has " + FormatSize(n->view.memory_bytes) + " now, it needs " + FormatSize(needs);
   return "";
 }
 
@@ -190,7 +193,7 @@ StageWish Coordinator::WishOf(const Item& item, size_t index, size_t items, cons
     if (s.stage == *item.stage && !item.pinned) wish.owner = s.owner;
   }
   for (const NodeView& n : usable) {
-    if (roster_.GaveUp(*roster_.Find(n.name), *item.stage)) wish.barred.push_back(n.name);
+    if (heard_.GaveUp(*heard_.Find(n.name), *item.stage)) wish.barred.push_back(n.name);
   }
   return wish;
 }
@@ -202,8 +205,8 @@ void Coordinator::Place(std::vector<Item>& items, const std::vector<NodeView>& u
     Item& item = items[i];
     if (item.sealed) continue;
     StageWish wish = WishOf(item, i, items.size(), usable);
-    const HeardNode* asked = roster_.Find(wish.asked);
-    item.held = !item.pinned && asked && !asked->lost && !roster_.Fresh(*asked, now_);
+    const HeardNode* asked = heard_.Find(wish.asked);
+    item.held = !item.pinned && asked && !asked->lost && !heard_.Fresh(*asked, now_);
     if (item.held) {
       item.place = {"", "waits for " + wish.asked + ", which --on asks for and which is not heard"};
     } else {
@@ -215,17 +218,30 @@ void Coordinator::Place(std::vector<Item>& items, const std::vector<NodeView>& u
   for (size_t i = 0; i < places.size(); ++i) {
     of[i]->place = places[i];
     if (places[i].node.empty()) of[i]->place.note = WaitNote(*of[i], usable.empty() ? "" : places[i].note, required);
+    else if (!of[i]->pinned && of[i]->reason.empty()) of[i]->reason = NotAsAsked(wishes[i], *of[i], required);
   }
+}
+
+// Why a stage lies elsewhere than --on asks for; "" when it does not.
+std::string Coordinator::NotAsAsked(const StageWish& wish, const Item& item, const Requirement& required) const {
+  if (wish.asked.empty() || item.place.node == wish.asked) return "";
+  const HeardNode& n = *heard_.Find(wish.asked);
+  const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
+  const std::string why_not = n.heard ? WhyNot(n, required) : "";
+  std::string text = "--on asks for " + wish.asked;
+  if (n.lost) return text + (n.heard ? ", which is lost" : ", which was never heard: see `jobctl nodes`");
+  if (!why_not.empty()) return text + ", but " + why_not;
+  return text + (heard_.GaveUp(n, *item.stage) ? ", which gave up on it" : ", which is too small: it needs " + FormatSize(needs));
 }
 
 // By how much the largest node is too small, and of every other node that is there why it cannot.
 std::string Coordinator::WaitNote(const Item& item, const std::string& note, const Requirement& required) const {
   std::string text = note;
-  for (const auto& [name, n] : roster_.nodes()) {
+  for (const auto& [name, n] : heard_.nodes()) {
     if (!n.heard || n.lost) continue;
     const std::string why = WhyNot(n, required);
     Append(text, why);
-    if (why.empty() && item.stage && roster_.GaveUp(n, *item.stage)) Append(text, name + " gave up: " + Shortened(n.gave_up.at(*item.stage).error));
+    if (why.empty() && item.stage && heard_.GaveUp(n, *item.stage)) Append(text, name + " gave up: " + Shortened(n.gave_up.at(*item.stage).error));
   }
   return text.empty() ? "no node is there" : text;
 }
@@ -233,7 +249,7 @@ std::string Coordinator::WaitNote(const Item& item, const std::string& note, con
 // Whether a node that is not lost could take it whole, were it free.
 bool Coordinator::FitsSomeone(const Item& item, const Requirement& required) const {
   const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
-  return std::any_of(roster_.nodes().begin(), roster_.nodes().end(), [&](const auto& entry) {
+  return std::any_of(heard_.nodes().begin(), heard_.nodes().end(), [&](const auto& entry) {
     const HeardNode& n = entry.second;
     return n.heard && !n.lost && WhyNot(n, required).empty() && n.view.memory_bytes >= needs;
   });
@@ -250,7 +266,7 @@ bool Coordinator::Split(std::vector<Item>& items, const std::vector<NodeView>& u
       cut.push_back(std::move(item));
       continue;
     }
-    const HeardNode* had = roster_.Find(item.before);
+    const HeardNode* had = heard_.Find(item.before);
     const TimeNs since = unfit_since_.try_emplace(*item.stage, had && had->lost ? had->alive : now_).first->second;
     const auto pieces = now_ - since >= policy_.suspect_ns ? SplitRange(item.layers, usable, job_->memory) : std::nullopt;
     if (!pieces || pieces->size() < 2) {
@@ -261,7 +277,7 @@ bool Coordinator::Split(std::vector<Item>& items, const std::vector<NodeView>& u
     for (const PlacedRange& p : *pieces) {
       Item& piece = cut.emplace_back();
       piece.layers = p.layers;
-      piece.reason = (item.reason.empty() ? "" : item.reason + "; ") + StageText(item) + " fits no node whole";
+      piece.reason = (item.reason.empty() ? "" : item.reason + "; ") + StageText(item) + " fits no node whole and is cut";
     }
   }
   items = std::move(cut);
@@ -286,14 +302,14 @@ void Coordinator::Propose(std::vector<Item> items, const Requirement& required) 
     if (cut) assign.ranges.push_back(item.layers);
     const bool stays = item.sealed || (item.entered && item.place.node == item.before);
     const bool waits = item.place.node.empty();
-    if (stays && (!waits || !roster_.KnowsAll(now_))) item.place.note = item.old_note;
+    if (stays && (!waits || !heard_.KnowsAll(now_))) item.place.note = item.old_note;
     if (stays && waits && !item.sealed) noted = noted || item.place.note != item.old_note;
     if (!stays) {
       moved = true;
-      if (!waits && item.place.note.empty()) item.place.note = item.reason;
-      Append(assign.why, item.reason.empty() && assignment_ && !waits ? item.place.node + " takes " + StageText(item) : item.reason);
+      if (!waits) item.place.note = item.reason;
+      Append(assign.why, item.reason.empty() && assignment_ && !waits ? item.place.node + " is there" : item.reason);
       says.push_back((item.reason.empty() ? "" : item.reason + ": ") + StageText(item) +
-                     (waits ? " waits: " + item.place.note : " goes to " + item.place.node));
+                     (waits ? " waits: " + item.place.note : (item.stage ? " goes to " : " to ") + item.place.node));
     }
     assign.places.push_back(item.sealed ? StagePlace{} : item.place);
   }

@@ -81,7 +81,7 @@ uint32_t Cutter::Reach(uint32_t first, Set set, const std::optional<Time>& time,
       for (size_t i = 0; i < nodes_.size(); ++i) {
         if (!(s >> i & 1u)) continue;
         const uint32_t last = ReachOfOne(i, far[s & ~(1u << i)], time);
-        if (last > far[s]) far[s] = last, behind[s] = i;
+        if (last >= far[s]) far[s] = last, behind[s] = i;
       }
     }
     for (Set s = set; s != 0; s &= ~(1u << behind[s])) steps.insert(steps.begin(), {behind[s], {far[s & ~(1u << behind[s])], far[s]}});

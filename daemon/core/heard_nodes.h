@@ -3,7 +3,7 @@
 // The nodes as a coordinator knows them: who is there, since when, who is lost, and who refused or gave up on what. Pure bookkeeping over
 // beats; what follows from it is decided in coordinator.cc.
 //
-//   fresh   a beat within the last suspect / 2: may get something new
+//   fresh   heard a moment ago (FreshFor): may get something new
 //   silent  known, no sign of life for that long: keeps what it has, gets nothing
 //   lost    no sign of life (beat, or progress of a stage that it owns) for `suspect`, counted from the doubt at the earliest: what it
 //           has goes elsewhere, until it is heard again
@@ -11,6 +11,7 @@
 // about anyone, and everyone gets `suspect` from then.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <string>
@@ -54,7 +55,7 @@ class HeardNodes {
   const HeardNode* Find(const std::string& node) const;
   HeardNode* Find(const std::string& node);
   const std::map<std::string, HeardNode>& nodes() const { return nodes_; }
-  bool Fresh(const HeardNode& n, TimeNs now) const { return n.heard && now - n.beat <= suspect_ns_ / 2; }
+  bool Fresh(const HeardNode& n, TimeNs now) const { return n.heard && now - n.beat <= FreshFor(); }
   bool AnyFresh(TimeNs now) const;
   bool Refused(const HeardNode& n) const { return n.refused && n.refused->incarnation == n.view.incarnation; }
   bool GaveUp(const HeardNode& n, StageId stage) const;
@@ -64,6 +65,9 @@ class HeardNodes {
 
  private:
   static constexpr size_t kIncarnationsMax = 64;  // remembered per node
+
+  // An eighth of suspect, but several beats of a node that is only heard through the directory, if suspect is that long.
+  uint64_t FreshFor() const { return std::max(suspect_ns_ / 8, std::min<uint64_t>(suspect_ns_ / 2, 10'000'000'000)); }
 
   uint64_t suspect_ns_;
   bool begun_ = false;

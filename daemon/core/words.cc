@@ -3,30 +3,19 @@
 
 #include <algorithm>
 
+#include "ledger/base/units.h"
+
 namespace holdfast {
-
-namespace {
-
-std::string Tenths(uint64_t value, uint64_t unit) {
-  const uint64_t tenths = value / unit * 10 + (value % unit * 10 + unit - 1) / unit;
-  return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10);
-}
-
-}  // namespace
 
 std::string TorchOf(const std::string& numerics) {
   const size_t at = numerics.rfind("libtorch-");
   return at == std::string::npos ? "" : numerics.substr(at, numerics.find('/', at) - at);
 }
 
-std::string SizeText(uint64_t bytes) {
-  if (bytes < 1'000'000) return std::to_string(bytes) + " bytes";
-  return bytes < 1'000'000'000 ? Tenths(bytes, 1'000'000) + " MB" : Tenths(bytes, 1'000'000'000) + " GB";
-}
-
 std::string SecondsText(uint64_t ns) {
   constexpr uint64_t kSecond = 1'000'000'000;
-  return (ns % kSecond == 0 || ns > 10 * kSecond ? std::to_string(ns / kSecond) : Tenths(ns, kSecond)) + " s";
+  const std::string whole = std::to_string(ns / kSecond), tenth = std::to_string(ns % kSecond / (kSecond / 10));
+  return (tenth == "0" ? whole : whole + "." + tenth) + " s";
 }
 
 std::string LayersText(const LayerRange& layers) {
@@ -36,9 +25,9 @@ std::string LayersText(const LayerRange& layers) {
 
 std::string ShortfallText(uint64_t needs, const NodeView& largest) {
   const uint64_t has = largest.memory_bytes - std::min(largest.memory_bytes, largest.memory_elsewhere);
-  std::string text = "needs " + SizeText(needs) + ", the largest node " + largest.name + " has " + SizeText(has);
+  std::string text = "needs " + FormatSize(needs) + ", the largest node " + largest.name + " has " + FormatSize(has);
   if (has != largest.memory_bytes) text += " beside its other jobs";
-  return text + " (" + SizeText(needs - std::min(needs, has)) + " short)";
+  return text + " (" + FormatSize(needs - std::min(needs, has)) + " short)";
 }
 
 }  // namespace holdfast

@@ -10,10 +10,9 @@
 
 namespace holdfast {
 
-std::string SizeText(uint64_t bytes);              // "1.2 GB", "340 MB", "512 bytes"; decimal, rounded up: a shortfall is never "0.0 GB"
 std::string SecondsText(uint64_t ns);              // "120 s", "0.5 s"
 std::string LayersText(const LayerRange& layers);  // "layer 4", "layers 28-29" (the last one counts)
-// "needs 1.2 GB, the largest node n1 has 1.0 GB (0.2 GB short)"
+// "needs 1.20 GB, the largest node n1 has 1.00 GB (200 MB short)"
 std::string ShortfallText(uint64_t needs, const NodeView& largest);
 
 }  // namespace holdfast
