@@ -207,7 +207,7 @@ Status CompareWithJob(FileSystem& fs, const RunOptions& o, const JobSpec& job, c
                                                      o.calib + " (SHA-256 " + digest.Hex().substr(0, 16) + ")");
     }
   }
-  if (device.numerics != job.numerics) return Changed("--device", job.numerics, device.numerics);
+  if (device.numerics != job.numerics && job.numerics != kAnyNumerics) return Changed("--device", job.numerics, device.numerics);
   return OkStatus();
 }
 

@@ -2,6 +2,7 @@
 #include "daemon/holdfastd/node_daemon.h"
 
 #include <algorithm>
+#include <set>
 #include <thread>
 
 #include "daemon/holdfastd/job_board.h"
@@ -55,11 +56,14 @@ class NodeDaemon {
   std::string keys_dir_;
   uint64_t looked_ns_ = 0;
   std::string trouble_;
+  std::set<std::string> warned_;
   bool draining_ = false;
 };
 
 Status NodeDaemon::OpenRoot() {
+  const bool fresh = ReadRoot(posix_, layout_).code() == ErrorCode::kNotFound;
   HOLDFAST_ASSIGN(root_, EnsureRoot(posix_, layout_, self_.nonce));
+  if (fresh) log_.Say("made a new root in " + layout_.root() + "; if others work there already, it is not mounted here");
   if (root_.commit == RootInfo::Commit::kRename) renaming_ = MakeRenamingFileSystem(posix_);
   return OkStatus();
 }
@@ -138,6 +142,9 @@ void NodeDaemon::Speak() {
   beat.rss_bytes = RssBytes(::getpid()).value_or(0);
   beat.coordinates = board_->Coordinates();
   beat.warnings = others_->Warnings();
+  for (const std::string& w : beat.warnings) {
+    if (warned_.insert(w).second) log_.Say(w);
+  }
   others_->Speak(std::move(beat));
 }
 
