@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// jobctl status: what a run has done, folded from its ledger alone. Works from any shell or host, also when nothing runs any more.
+// jobctl status: what a run (a directory) or the jobs of a root have done. Folded from the ledger; works from any shell or host, also when
+// nothing runs any more. Daemons, where they answer, only make it fresher.
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 
 #include "daemon/node/process.h"
+#include "jobctl/job_fold.h"
 #include "jobctl/options.h"
 #include "jobctl/preflight.h"
 #include "jobctl/report.h"
+#include "jobctl/status_text.h"
 #include "ledger/fold/run_state.h"
 #include "ledger/fold/seal.h"
 
@@ -53,7 +56,7 @@ std::string StageLabel(const RunState& state, const StagePlan& plan, uint64_t sa
   return it->second.phase ? it->second.phase->phase : "start";
 }
 
-Json StageStatus(const RunState& state, const StagePlan& plan) {
+Json StageOfRun(const RunState& state, const StagePlan& plan) {
   uint64_t samples = 0, units_done = 0, bytes = 0;
   for (uint32_t s = 0; s < state.job().samples; ++s) samples += state.SampleCovers(s, plan.first_layer, plan.last_layer);
   const std::vector<uint32_t> units = UnitsOf(state.plan(), plan);
@@ -83,7 +86,7 @@ Json StatusJson(const RunState& state) {
   const JobSpec& job = state.job();
   const Activity activity = ActivityOf(state);
   Json stages = Json::array();
-  for (const StagePlan& s : state.plan().stages) stages.push_back(StageStatus(state, s));
+  for (const StagePlan& s : state.plan().stages) stages.push_back(StageOfRun(state, s));
   Json doc{{"schema", kStatusSchema}, {"job", job.uuid.Hex()}, {"run_dir", state.layout().root()}, {"source", job.source}, {"out", job.out},
            {"recipe", job.recipe}, {"numerics", job.numerics}, {"samples", job.samples}, {"seq_len", job.seq_len},
            {"state", state.done() ? "done" : activity.state}, {"owner", activity.who}, {"stages", stages},
@@ -115,7 +118,71 @@ std::string Render(const Json& d) {
   return out;
 }
 
+// ---- a root ----
+
+constexpr size_t kEndedJobsRead = 16;      // how many that have ended are folded when all are shown
+
+bool HasEnded(const JobStatus& job) { return job.state == "done" || job.state == "failed" || job.state == "cancelled" || job.state == "refused"; }
+
+// The watch and the folds are kept while following.
+class RootWatch {
+ public:
+  RootWatch(RootSession* session, std::string job) : session_(session), job_(std::move(job)), watch_(*session), fold_(*session) {}
+
+  Result<RootStatus> Look() {
+    HOLDFAST_TRY(session_->Refresh());
+    RootStatus status{.root = session_->layout().root(), .nodes = watch_.Look(), .jobs = {}};
+    if (!session_->warning().empty()) status.nodes.warnings.push_back(session_->warning());
+    const std::vector<QueuedJob>& all = session_->queue().jobs();
+    if (!job_.empty()) {
+      HOLDFAST_ASSIGN(const QueuedJob* job, session_->queue().Find(job_));
+      status.jobs.push_back(fold_.Describe(*job, status.nodes, Depth::kLedger));
+      return status;
+    }
+    size_t ended = 0;
+    std::vector<Depth> depths(all.size(), Depth::kLedger);
+    for (size_t i = all.size(); i-- > 0;) {
+      if (all[i].state != QueuedJob::State::kQueued && ++ended > kEndedJobsRead) depths[i] = Depth::kQueueOnly;
+    }
+    for (size_t i = 0; i < all.size(); ++i) status.jobs.push_back(fold_.Describe(all[i], status.nodes, depths[i]));
+    return status;
+  }
+
+ private:
+  RootSession* session_;
+  std::string job_;
+  NodeWatch watch_;
+  JobFold fold_;
+};
+
+std::string Show(const RootStatus& status, const RootStatusOptions& o, uint64_t now_wall_ns) {
+  const NightSummary summary = Summarize(status, now_wall_ns);
+  if (o.json) return ToJson(status, summary).dump(o.follow ? -1 : 2, ' ', false, Json::error_handler_t::replace) + "\n";
+  if (o.job.empty()) return RenderStatus(status, summary, now_wall_ns, UseColours());
+  return RenderJob(status.jobs[0], UseColours()) + "Seen     " + RenderSource(status.nodes) + "\n" + RenderNodesLine(status.nodes, now_wall_ns, UseColours());
+}
+
 }  // namespace
+
+int RootStatusCommand(const RootStatusOptions& options) {
+  RealClock clock;
+  auto session = RootSession::Open(options.root, RootUse::kRead, clock);
+  if (!session.ok()) return Fail(session.error(), options.json);
+  RootWatch watch(session->get(), options.job);
+  const bool redraw = options.follow && !options.json && ::isatty(STDOUT_FILENO) == 1;
+  std::string shown;
+  for (;;) {
+    const auto status = watch.Look();
+    if (!status.ok()) return Fail(status.error(), options.json);
+    const std::string text = Show(*status, options, (*session)->clock().WallNs());
+    if (text != shown) std::printf("%s%s", redraw ? "\033[H\033[J" : "", text.c_str());
+    shown = text;
+    std::fflush(stdout);
+    const bool over = std::all_of(status->jobs.begin(), status->jobs.end(), HasEnded);
+    if (!options.follow || over || std::ferror(stdout) != 0) return kExitOk;
+    (*session)->clock().SleepMs(kFollowMs);
+  }
+}
 
 int StatusCommand(const StatusOptions& options) {
   PosixFileSystem fs;

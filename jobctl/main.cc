@@ -3,9 +3,12 @@
 // jobctl: the command line of Holdfast. Declares every option once; the work is in one file per command.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
+#include <optional>
 #include <string>
 
 #include "jobctl/options.h"
+#include "jobctl/preflight.h"
 
 namespace holdfast {
 namespace {
@@ -27,27 +30,85 @@ void AddResources(CLI::App* cmd, RunOptions* o, std::string* memory) {
 }
 
 struct Parsed {
+  std::string root;               // --root before the command, or HOLDFAST_ROOT
+  std::string command_root;       // --root behind it
+  bool root_said = false;         // on this very line
   RunOptions run;
   RunOptions resume;
   StatusOptions status;
   FsckOptionsCli fsck;
   VerifyOptionsCli verify;
+  SubmitOptions submit;
+  NodesOptions nodes;
+  JobOptions cancel;
+  DrainOptions drain;
+  LogsOptions logs;
+  KeygenOptions keygen;
   std::string memory;
   int Dispatch(const CLI::App& app);
+
+ private:
+  int Run(RunOptions* options);
+  int Resume(const CLI::App& cmd);
+  int Status();
+  std::optional<int> ClusterCommand(const CLI::App& app);
+  bool MeansJob(const std::string& argument) const;
 };
 
-int Parsed::Dispatch(const CLI::App& app) {
-  const bool resuming = app.got_subcommand("resume");
-  RunOptions& r = resuming ? resume : run;
-  if (resuming || app.got_subcommand("run")) {
-    if (!memory.empty()) {
-      const auto bytes = ParseSize(memory);
-      if (!bytes.ok()) return Fail(Annotate(bytes.error(), "--memory"), r.json);
-      r.memory = *bytes;
-    }
-    return RunCommand(r);
+int Parsed::Run(RunOptions* r) {
+  if (!memory.empty()) {
+    const auto bytes = ParseSize(memory);
+    if (!bytes.ok()) return Fail(Annotate(bytes.error(), "--memory"), r->json);
+    r->memory = *bytes;
   }
-  if (app.got_subcommand("status")) return StatusCommand(status);
+  return RunCommand(*r);
+}
+
+// A word behind `status` and `resume` is a job of the root if there is a root, unless it is a path, or a run directory lies there and the
+// root was not said with this very command.
+bool Parsed::MeansJob(const std::string& argument) const {
+  if (root.empty() || argument.find('/') != std::string::npos) return false;
+  PosixFileSystem fs;
+  return root_said || !fs.Stat(RunLayout(AbsolutePath(argument)).FormatFile()).ok();
+}
+
+int Parsed::Resume(const CLI::App& cmd) {
+  if (!MeansJob(resume.run_dir)) return Run(&resume);
+  for (const char* option : {"--device", "--threads", "--memory", "--shard-layers", "--stages", "--quiet"}) {
+    if (cmd.count(option) == 0) continue;
+    return Fail(InvalidArgument(std::string(option) + ": how a job of a root is worked on is its nodes' business; `jobctl resume` takes it with a run directory only"), resume.json);
+  }
+  return ResumeJobCommand({.root = root, .job = resume.run_dir, .json = resume.json});
+}
+
+int Parsed::Status() {
+  if (!status.dir.empty() && !MeansJob(status.dir)) return StatusCommand(status);
+  return RootStatusCommand({.root = root, .job = status.dir, .json = status.json, .follow = status.follow});
+}
+
+std::optional<int> Parsed::ClusterCommand(const CLI::App& app) {
+  submit.root = nodes.root = cancel.root = drain.root = logs.root = keygen.root = root;
+  if (app.got_subcommand("submit")) return SubmitCommand(submit);
+  if (app.got_subcommand("nodes")) return NodesCommand(nodes);
+  if (app.got_subcommand("cancel")) return CancelCommand(cancel);
+  if (app.got_subcommand("logs")) return LogsCommand(logs);
+  if (app.got_subcommand("keygen")) return KeygenCommand(keygen);
+  drain.what = app.got_subcommand("drain") ? Drain::kDrain : Drain::kUndrain;
+  if (app.got_subcommand("drain") || app.got_subcommand("undrain")) return DrainCommand(drain);
+  return std::nullopt;
+}
+
+int Parsed::Dispatch(const CLI::App& app) {
+  if (!command_root.empty()) root = command_root;
+  root_said = !root.empty();
+  const char* environment = std::getenv("HOLDFAST_ROOT");
+  if (!root_said && environment != nullptr) root = environment;
+  if (!root.empty()) root = AbsolutePath(root);
+  if (const auto done = ClusterCommand(app)) return *done;
+  if (app.got_subcommand("status")) return Status();
+  if (app.got_subcommand("resume")) return Resume(*app.get_subcommand("resume"));
+  if (root_said) return Fail(InvalidArgument("--root: this command works on a directory of its own; jobs of a root are begun with `jobctl submit`"), run.json);
+  if (app.got_subcommand("run")) return Run(&run);
   if (app.got_subcommand("fsck")) return FsckCommand(fsck);
   return VerifyCommand(verify);
 }
@@ -66,19 +127,81 @@ void DeclareRun(CLI::App* app, Parsed* p) {
   cmd->footer(std::string("EXAMPLE: jobctl run --source Mistral-Large --calib prose.jsonl --out Mistral-Large-NVFP4\n") + kExitStatus);
 }
 
-void DeclareOthers(CLI::App* app, Parsed* p) {
-  CLI::App* resume = app->add_subcommand("resume", "continue the job of a run directory");
-  resume->add_option("DIR", p->resume.run_dir, "run directory")->required();
+constexpr char kClusterExitStatus[] = "EXIT STATUS: 0 done; 1 failed; 2 refused (usage, bad input, no such root, job or node); 75 try again.\n";
+
+CLI::App* AddRoot(CLI::App* cmd, Parsed* p) {
+  cmd->add_option("--root", p->command_root, "directory that the nodes share (default: HOLDFAST_ROOT)");
+  return cmd;
+}
+
+void DeclareSubmit(CLI::App* app, Parsed* p) {
+  CLI::App* cmd = AddRoot(app->add_subcommand("submit", "put a job into the queue of a root; its daemons work on it"), p);
+  SubmitOptions* o = &p->submit;
+  cmd->add_option("--source", o->source, "Hugging Face model directory (safetensors), under the same path on every node")->required();
+  cmd->add_option("--calib", o->calib, "calibration data: .jsonl (text, messages or input_ids) or .txt")->required();
+  cmd->add_option("--out", o->out, "output directory; appears when it is whole")->required();
+  cmd->add_option("--name", o->name, "name of the job (default: the last part of --out)");
+  auto* layers = cmd->add_option("--shard-layers", o->shard_layers, "layers of each stage, e.g. 41,41,6 (default: by the speed and memory of the nodes)")->delimiter(',');
+  cmd->add_option("--on", o->on, "node of each stage, e.g. spark1,spark2,box (default: any that fits)")->delimiter(',')->needs(layers);
+  cmd->add_option("--after", o->after, "job that must be done before; may be given several times")->delimiter(',');
+  cmd->add_option("--priority", o->priority, "-100 to 100, higher goes first (default 0)")->check(CLI::Range(-100, 100));
+  cmd->add_option("--samples", o->samples, "calibration sequences (default: up to 512, as the file has)")->check(CLI::Range(1u, 1u << 20));
+  cmd->add_option("--seq-len", o->seq_len, "tokens of one sequence at most (default 512)")->check(CLI::Range(1u, 1u << 20));
+  cmd->add_option("--recipe", o->recipe, "nvfp4 (default), nvfp4-mlp-only, nvfp4-w4a16");
+  cmd->add_option("--max-shard-size", o->max_shard_size, "largest output file (default 5G)");
+  cmd->add_flag("--reproducible", o->reproducible, "only nodes of one numerics class work on it");
+  cmd->add_option("--notify", o->notify, "command to run at the end or on failure, with the summary on its standard input");
+  cmd->add_flag("--json", o->json, "one JSON line instead of the id");
+  cmd->add_flag("--quiet", o->quiet, "only the id, no plan");
+  cmd->footer(std::string("EXAMPLE: jobctl --root /mnt/holdfast submit --source Mistral-Large --calib prose.jsonl --out Mistral-Large-NVFP4 --shard-layers 41,41,6\n") +
+              kClusterExitStatus);
+}
+
+void DeclareResumeAndStatus(CLI::App* app, Parsed* p) {
+  CLI::App* resume = AddRoot(app->add_subcommand("resume", "continue the job of a run directory here, or put a job of a root into its queue again"), p);
+  resume->add_option("DIR|JOB", p->resume.run_dir, "run directory; with a root: name or id of a job")->required();
   AddResources(resume, &p->resume, &p->memory);
-  resume->footer(std::string("EXAMPLE: jobctl resume Mistral-Large-NVFP4.run\n") + kExitStatus);
+  resume->footer(std::string("EXAMPLE: jobctl resume Mistral-Large-NVFP4.run\n         jobctl --root /mnt/holdfast resume Mistral-Large-NVFP4\n") + kExitStatus);
   p->resume.resume = true;
 
-  CLI::App* status = app->add_subcommand("status", "what a run has done, from its ledger alone");
-  status->add_option("DIR", p->status.dir, "run directory")->required();
+  CLI::App* status = AddRoot(app->add_subcommand("status", "what a run or the jobs of a root have done; needs nobody to be running"), p);
+  status->add_option("DIR|JOB", p->status.dir, "run directory; with a root: name or id of a job (default: all jobs)");
   status->add_flag("--json", p->status.json, "one JSON document (schema: docs/status-json.md)");
-  status->add_flag("--follow", p->status.follow, "redraw until the job is done");
-  status->footer("EXAMPLE: jobctl status Mistral-Large-NVFP4.run --follow\nEXIT STATUS: 0 read; 1 failed; 2 no such run.\n");
+  status->add_flag("--follow", p->status.follow, "show it again when something changed, until the job is done");
+  status->footer("EXAMPLE: jobctl status Mistral-Large-NVFP4.run --follow\n         jobctl --root /mnt/holdfast status\n"
+                 "EXIT STATUS: 0 read; 1 failed; 2 no such run, root or job.\n");
+}
 
+void DeclareCluster(CLI::App* app, Parsed* p) {
+  CLI::App* nodes = AddRoot(app->add_subcommand("nodes", "the nodes of a root: alive or silent, memory, speed, tasks, warnings"), p);
+  nodes->add_flag("--json", p->nodes.json, "one JSON document (schema: docs/status-json.md)");
+  nodes->footer(std::string("EXAMPLE: jobctl --root /mnt/holdfast nodes\n") + kClusterExitStatus);
+
+  CLI::App* cancel = AddRoot(app->add_subcommand("cancel", "take a job out of the queue and stop work on it; what is committed stays"), p);
+  cancel->add_option("JOB", p->cancel.job, "name or id")->required();
+  cancel->add_flag("--json", p->cancel.json, "one JSON line");
+  cancel->footer(std::string("EXAMPLE: jobctl --root /mnt/holdfast cancel Mistral-Large-NVFP4\n") + kClusterExitStatus);
+
+  for (const char* name : {"drain", "undrain"}) {
+    const bool drain = std::string(name) == "drain";
+    CLI::App* cmd = AddRoot(app->add_subcommand(name, drain ? "give a node no more work; what it has moves to others" : "let a drained node work again"), p);
+    cmd->add_option("NODE", p->drain.node, "name of the node")->required();
+    cmd->add_flag("--json", p->drain.json, "one JSON line");
+    cmd->footer(std::string("EXAMPLE: jobctl --root /mnt/holdfast ") + name + " spark2\n" + kClusterExitStatus);
+  }
+
+  CLI::App* logs = AddRoot(app->add_subcommand("logs", "what the nodes wrote down about a job, by time"), p);
+  logs->add_option("JOB", p->logs.job, "name or id")->required();
+  logs->add_option("--node", p->logs.node, "of this node alone (default: all)");
+  logs->add_flag("--follow", p->logs.follow, "go on printing what is added, until interrupted");
+  logs->footer(std::string("EXAMPLE: jobctl --root /mnt/holdfast logs Mistral-Large-NVFP4 --node spark2\n") + kClusterExitStatus);
+
+  CLI::App* keygen = AddRoot(app->add_subcommand("keygen", "make keys, so that daemons may listen beyond loopback"), p);
+  keygen->add_option("NAME", p->keygen.names, "names of nodes (default: this host)");
+  keygen->footer(std::string("EXAMPLE: jobctl --root /mnt/holdfast keygen spark1 spark2 box\n") + kClusterExitStatus);
+}
+
+void DeclareChecks(CLI::App* app, Parsed* p) {
   CLI::App* fsck = app->add_subcommand("fsck", "check the invariants of a run directory; changes nothing");
   fsck->add_option("DIR", p->fsck.dir, "run directory")->required();
   fsck->add_flag("--deep", p->fsck.deep, "read and check every chunk, source and output file too");
@@ -103,8 +226,12 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("jobctl ") + HOLDFAST_VERSION);
   app.footer(kExitStatus);
+  app.add_option("--root", parsed.root, "directory that the nodes share (default: HOLDFAST_ROOT)");
   DeclareRun(&app, &parsed);
-  DeclareOthers(&app, &parsed);
+  DeclareResumeAndStatus(&app, &parsed);
+  DeclareSubmit(&app, &parsed);
+  DeclareCluster(&app, &parsed);
+  DeclareChecks(&app, &parsed);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
