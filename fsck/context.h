@@ -36,8 +36,15 @@ struct SaidRecord {
   Record record;
 };
 
+// Who wrote a slot, stale ones included.
+struct Writer {
+  std::string stream;
+  uint32_t seq = 0;
+  Nonce incarnation;
+};
+
 struct Log {
-  std::optional<Nonce> job_id;
+  std::optional<Nonce> job_id;                       // of a root: its uuid
   bool damaged = false;                              // some slot is missing or unreadable
   uint64_t slots = 0;
   std::vector<SaidRecord> records;                   // job, merge, stages ascending, nodes; slot order within
@@ -51,6 +58,9 @@ struct Log {
   std::optional<MergeRecord> published;
   std::optional<DoneRecord> done;
   std::map<uint32_t, SourceRead> source_reads;
+  std::vector<Writer> writers;                                   // slot order within a stream
+  std::vector<Said<Claim>> claims;
+  std::map<Nonce, Incarnation> lives;                            // incarnations that introduced themselves
 
   const Plan* plan() const { return plans.empty() ? nullptr : &plans.rbegin()->second; }
   // The record that counts, or null.
@@ -63,8 +73,10 @@ struct Context {
       : fs(fs_in), layout(run_dir), options(options_in) {}
 
   FileSystem& fs;
-  const RunLayout layout;
+  const RunLayout layout;         // of a root: where its own streams lie
   const FsckOptions& options;
+  bool is_root = false;
+  std::string root_dir;           // of the root that a job belongs to; "" = a run directory of its own
   FsckReport report;
   Log log;
   std::set<std::string> packs_referenced;   // hex roots
@@ -86,16 +98,25 @@ struct Context {
     if (options.deep && options.on_progress) options.on_progress(bytes_done, std::max(bytes_total, bytes_done.load()));
   }
   uint32_t threads() const { return std::min(std::max(options.threads, 1u), 16u); }
-  // "jobctl resume DIR"
-  std::string Resume() const { return "jobctl resume " + layout.root(); }
+  // "jobctl resume DIR", as it is typed for this job
+  std::string Resume() const;
 
  private:
   std::mutex mutex_;   // guards report.findings and report.exit_status
 };
 
-// F001: FORMAT. False: a newer format, nothing else can be judged.
+// All checks of one run directory.
+void CheckRun(Context* c);
+// All checks of a root and of every job in it.
+void CheckRoot(Context* c);
+bool LooksLikeARoot(FileSystem& fs, const std::string& dir);
+// F032. Incarnations of daemons stand in the root; they are read when a run directory alone does not explain a claim.
+void CheckClaims(Context* c);
+
+// F001: FORMAT, or ROOT. False: a newer format, nothing else can be judged.
 bool CheckFormatFile(Context* c);
-// F002-F031: reads every slot of every stream into c->log.
+bool CheckRootFile(Context* c);
+// F003-F031: reads every slot of every stream into c->log.
 void ReadLog(Context* c);
 // F020, F040-F044: payloads, samples, seals, provenance.
 void FoldRecords(Context* c);
@@ -110,5 +131,6 @@ void CheckSource(Context* c);
 void CheckOutput(Context* c);
 // F090-F092.
 void CheckLeftovers(Context* c);
+void CheckTmp(Context* c);
 
 }  // namespace holdfast::fsck

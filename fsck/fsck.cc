@@ -4,22 +4,30 @@
 #include <tuple>
 
 #include "fsck/context.h"
+#include "ledger/cluster/root.h"
 
 namespace holdfast {
-namespace {
 
-void RunChecks(fsck::Context* c) {
-  if (!fsck::CheckFormatFile(c)) return;
-  fsck::ReadLog(c);
-  fsck::FoldRecords(c);
-  fsck::CheckSamples(c);
-  fsck::CheckSeals(c);
-  fsck::CheckPacks(c);
-  fsck::CheckLayers(c);
-  fsck::CheckSource(c);
-  fsck::CheckOutput(c);
-  fsck::CheckLeftovers(c);
+void fsck::CheckRun(Context* c) {
+  if (!CheckFormatFile(c)) return;
+  ReadLog(c);
+  FoldRecords(c);
+  CheckClaims(c);
+  CheckSamples(c);
+  CheckSeals(c);
+  CheckPacks(c);
+  CheckLayers(c);
+  CheckSource(c);
+  CheckOutput(c);
+  CheckLeftovers(c);
 }
+
+std::string fsck::Context::Resume() const {
+  if (is_root) return "a daemon (`holdfastd --root " + layout.root() + "`)";
+  return root_dir.empty() ? "jobctl resume " + layout.root() : "jobctl --root " + root_dir + " resume " + BaseName(layout.root());
+}
+
+namespace {
 
 // Whether this is a run directory at all, or could have been one.
 bool LooksLikeARun(FileSystem& fs, const RunLayout& layout) {
@@ -30,19 +38,38 @@ bool LooksLikeARun(FileSystem& fs, const RunLayout& layout) {
   return false;
 }
 
+// Commits by rename (servers without hard links) look like directories to anybody else.
+bool CommitsByRename(FileSystem& fs, const std::string& dir) {
+  for (const char* name : {"FORMAT", "ROOT"}) {
+    const auto info = fs.Stat(JoinPath(dir, name));
+    if (info.ok() && info->is_directory) return true;
+  }
+  return false;
+}
+
+// The root that `dir` lies in as jobs/<id>, or "".
+std::string RootOf(FileSystem& fs, const std::string& dir) {
+  const std::string jobs = DirName(dir), root = DirName(jobs);
+  return BaseName(jobs) == "jobs" && IsJobId(BaseName(dir)) && fsck::LooksLikeARoot(fs, root) ? root : "";
+}
+
 }  // namespace
 
-FsckReport RunFsck(FileSystem& fs, const std::string& run_dir, const FsckOptions& options) {
-  fsck::Context c(fs, run_dir, options);
+FsckReport RunFsck(FileSystem& fs, const std::string& dir, const FsckOptions& options) {
+  const auto renaming = CommitsByRename(fs, dir) ? MakeRenamingFileSystem(fs) : nullptr;
+  fsck::Context c(renaming != nullptr ? *renaming : fs, dir, options);
   c.report.deep = options.deep;
   c.report.state = "unknown";
-  const auto info = fs.Stat(run_dir);
+  const auto info = fs.Stat(dir);
   if (!info.ok()) {
-    c.Unreadable(run_dir, info.error());
-  } else if (!info->is_directory || !LooksLikeARun(fs, c.layout)) {
-    c.Unreadable(run_dir, InvalidArgument("not a run directory: it has neither FORMAT nor log/; give the directory of --run-dir (default: OUT.run)"));
+    c.Unreadable(dir, info.error());
+  } else if (info->is_directory && fsck::LooksLikeARoot(c.fs, dir)) {
+    fsck::CheckRoot(&c);
+  } else if (!info->is_directory || !LooksLikeARun(c.fs, c.layout)) {
+    c.Unreadable(dir, InvalidArgument("neither a run directory nor a root: it has no FORMAT, ROOT or log/; give the directory of --run-dir (default: OUT.run), or of --root"));
   } else {
-    RunChecks(&c);
+    c.root_dir = RootOf(c.fs, dir);
+    fsck::CheckRun(&c);
   }
   c.report.bytes_read += c.bytes_done;
   std::stable_sort(c.report.findings.begin(), c.report.findings.end(), [](const FsckFinding& a, const FsckFinding& b) {

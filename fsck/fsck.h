@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// fsck: holds a run directory against its invariants, one code each (docs/fsck.md). Changes nothing. It reads every slot itself and goes
+// fsck: holds a run directory, or a root with all its jobs, against its invariants, one code each (docs/fsck.md). Changes nothing. It reads every slot itself and goes
 // on behind damage, because a reader that stops at the first bad slot - as the fold rightly does - cannot say what else is wrong.
 // No byte reaches LMDB before its digest is checked. May run beside a working job: streams are read downstream first, so that
 // whatever a record refers to is there by the time it is looked for.
@@ -37,17 +37,29 @@ struct FsckOptions {
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress;  // deep only; from the calling thread
 };
 
+// One job of a root, as its line in the report.
+struct FsckJob {
+  std::string id, name;                // name: "" = none, or the queue cannot be read
+  std::string state;                   // of its ledger, as below; "missing": no run directory
+  std::string queued_as;               // of the queue: "queued", "done", "failed", "cancelled", "refused", "" = not in it
+  int exit_status = 0;
+  uint64_t findings = 0;               // errors and warnings
+};
+
 struct FsckReport {
   std::vector<FsckFinding> findings;   // errors first, then warnings, infos; by code and object
   int exit_status = 0;
   bool deep = false;
-  std::string state;                   // "no job yet", "running or stopped", "published", "done"
+  std::string state;                   // "no job yet", "running or stopped", "published", "done"; of a root: "root"
+  std::vector<FsckJob> jobs;           // of a root, in order of submission
   uint64_t streams = 0, slots = 0, records = 0, packs = 0, bytes_read = 0;
 };
 
-FsckReport RunFsck(FileSystem& fs, const std::string& run_dir, const FsckOptions& options);
+// `dir`: a run directory, or a root; then the counts and the exit status are those of all.
+FsckReport RunFsck(FileSystem& fs, const std::string& dir, const FsckOptions& options);
 
 // {"schema": 1, "run", "deep", "state", "exit_status", "checked": {...}, "findings": [{"code", "severity", "object", "message", "advice"}]}
+// and for a root "jobs": [{"id", "name", "state", "queue", "exit_status", "findings"}].
 Json FsckReportToJson(const std::string& run_dir, const FsckReport& report);
 // The same for people: one line a finding, its advice below, one line of summary.
 std::string FsckReportToText(const std::string& run_dir, const FsckReport& report);

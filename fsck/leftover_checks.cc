@@ -31,22 +31,6 @@ void Orphans(Context* c, const std::string& object, const Tally& tally, const st
   c->Add("F090", FsckSeverity::kInfo, object, std::to_string(tally.files) + " files, " + std::to_string(tally.bytes) + " bytes: " + what, advice);
 }
 
-void CheckTmp(Context* c) {
-  const auto names = c->fs.List(c->layout.TmpDir());
-  for (size_t i = 0; names.ok() && i < names->size(); ++i) {
-    Tally tally;
-    const std::string path = JoinPath(c->layout.TmpDir(), (*names)[i]);
-    const auto info = c->fs.Stat(path);
-    if (!info.ok()) continue;
-    if (info->is_directory) {
-      CountBelow(c, path, 2, &tally);
-    } else {
-      tally = {1, info->size};
-    }
-    Orphans(c, "tmp/" + (*names)[i], tally, "private files of one process; if it is dead nobody needs them", "");
-  }
-}
-
 void CheckUnreferencedPacks(Context* c) {
   Tally tally;
   const auto dirs = c->fs.List(c->layout.PackDir());
@@ -113,6 +97,22 @@ void CheckSpace(Context* c) {
 }
 
 }  // namespace
+
+void CheckTmp(Context* c) {
+  const auto names = c->fs.List(c->layout.TmpDir());
+  for (size_t i = 0; names.ok() && i < names->size(); ++i) {
+    Tally tally;
+    const std::string path = JoinPath(c->layout.TmpDir(), (*names)[i]);
+    const auto info = c->fs.Stat(path);
+    if (!info.ok()) continue;
+    if (info->is_directory) {
+      CountBelow(c, path, 2, &tally);
+    } else {
+      tally = {1, info->size};
+    }
+    Orphans(c, "tmp/" + (*names)[i], tally, "private files of one process; if it is dead nobody needs them", "");
+  }
+}
 
 void CheckLeftovers(Context* c) {
   CheckTmp(c);

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "fsck/context.h"
+#include "ledger/cluster/root.h"
 #include "ledger/records/value.h"
 #include "ledger/segment/segment.h"
 
@@ -13,9 +14,16 @@ namespace holdfast::fsck {
 namespace {
 
 constexpr uint64_t kFormatBytesMax = 4096;
-constexpr const char* kSlotAdvice =
-    "restore the file from a copy of the run directory if there is one (slots never change); without one begin the job again: move the run "
-    "directory away and type the `jobctl run` line once more";
+// What to do about a slot that is gone or damaged.
+std::string SlotAdvice(const Context& c, const std::string& stream) {
+  const std::string copy = "restore the file from a copy of the directory if there is one (slots never change); without one ";
+  if (!c.root_dir.empty()) return copy + "submit the job again under another --out";
+  if (!c.is_root) return copy + "begin the job again: move the run directory away and type the `jobctl run` line once more";
+  if (stream == RootLayout::QueueStream()) {
+    return copy + "stop every daemon, move log/queue out of the root, start them again and submit what is not done yet; finished outputs are not touched";
+  }
+  return copy + "stop the daemon of that name, move log/" + stream + " out of the root and start it again; only the history of its lives is lost";
+}
 
 std::string SlotName(const std::string& stream, uint32_t seq) {
   char text[24];
@@ -23,7 +31,8 @@ std::string SlotName(const std::string& stream, uint32_t seq) {
   return "log/" + stream + text;
 }
 
-bool IsStream(const std::string& name) {
+bool IsStream(const Context& c, const std::string& name) {
+  if (c.is_root) return name == RootLayout::QueueStream() || (name.starts_with("node.") && IsPlainName(name.substr(5)));
   StageId stage;
   return name == RunLayout::JobStream() || name == RunLayout::MergeStream() || (name.starts_with("node.") && name.size() > 5) ||
          RunLayout::ParseStageStream(name, &stage);
@@ -45,7 +54,7 @@ void Foreign(Context* c, const std::string& object) {
   if (BaseName(object).starts_with(".nfs")) {
     c->Add("F003", FsckSeverity::kInfo, object, "a file that an NFS client removed while it was open; it goes away by itself", "");
   } else {
-    c->Error("F003", object, "nothing of Holdfast's has this name", "find out who wrote it, then move it out of the run directory");
+    c->Error("F003", object, "nothing of Holdfast's has this name", "find out who wrote it, then move it away");
   }
 }
 
@@ -147,7 +156,7 @@ class StreamChecker {
     const auto there = c_.fs.Exists(c_.layout.Slot(stream_, seq));
     if (there.ok() && *there) return Take(seq);
     c_.Lost("F010", SlotName(stream_, seq), "the slot is missing, though later ones are there: it was deleted, or the server lost what it had acknowledged",
-            std::string(kSlotAdvice) + "; check that the export is `sync`");
+            SlotAdvice(c_, stream_) + "; check that the export is `sync`");
     Skip();
   }
 
@@ -164,7 +173,7 @@ class StreamChecker {
     auto slot = ReadSlot(c_.fs, c_.layout, stream_, seq, c_.log.job_id.value_or(Nonce{}), &prev);
     if (!slot.ok()) {
       const Fault fault = file.ok() ? Diagnose(*file, stream_, seq, c_.log.job_id) : Fault{"F011", "larger than any segment"};
-      c_.Lost(fault.code, object, fault.why, kSlotAdvice);
+      c_.Lost(fault.code, object, fault.why, SlotAdvice(c_, stream_));
       return Skip();
     }
     NoteLinks(seq);
@@ -182,16 +191,17 @@ class StreamChecker {
     if (broken_) {
       state_.tail = prev;  // nobody can say what the lost slot's digest was
     } else if (prev != state_.tail) {
-      c_.Lost("F014", object, "does not follow the slot before it: its chain names another predecessor", kSlotAdvice);
+      c_.Lost("F014", object, "does not follow the slot before it: its chain names another predecessor", SlotAdvice(c_, stream_));
       state_.tail = prev;
     }
     CheckEpochs(slot, object);
     const auto counting = ApplySlot(slot, prev, &state_);
     broken_ = false;
     if (!counting.ok()) {
-      c_.Lost("F014", object, counting.error().message, kSlotAdvice);
+      c_.Lost("F014", object, counting.error().message, SlotAdvice(c_, stream_));
       return Skip();
     }
+    c_.log.writers.push_back({stream_, slot.seq, slot.incarnation});
     stale_ += slot.records.size() - counting->size();
     for (const Record* r : *counting) records_.push_back({stream_, slot.seq, *r});
     c_.report.records += counting->size();
@@ -295,14 +305,14 @@ void ReadLog(Context* c) {
   if (!names.ok() && names.code() != ErrorCode::kNotFound) return c->Unreadable("log", names.error());
   for (size_t i = 0; names.ok() && i < names->size(); ++i) {
     const auto info = c->fs.Stat(JoinPath(c->layout.LogDir(), (*names)[i]));
-    if (IsStream((*names)[i]) && info.ok() && info->is_directory) {
+    if (IsStream(*c, (*names)[i]) && info.ok() && info->is_directory) {
       streams.push_back((*names)[i]);
     } else {
       Foreign(c, "log/" + (*names)[i]);
     }
   }
   streams = ReadingOrder(std::move(streams));
-  FindJobId(c, streams);
+  if (!c->log.job_id) FindJobId(c, streams);
   std::map<std::string, std::vector<SaidRecord>> by_stream;
   for (const std::string& stream : streams) by_stream[stream] = StreamChecker(c, stream).Run();
   // In the order of the fold: names sort the stages rightly up to 99, the number beyond.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// fsck.holdfast: checks a run directory and changes nothing. `jobctl fsck` is the same library.
+// fsck.holdfast: checks a run directory or a root and changes nothing. `jobctl fsck` is the same library.
 #include <getopt.h>
 #include <unistd.h>
 
@@ -15,7 +15,7 @@ namespace holdfast {
 namespace {
 
 constexpr char kHelp[] = R"(Usage: fsck.holdfast [OPTION]... DIR
-Holds the run directory DIR against its invariants. Reads only, and may run beside a working job.
+Holds DIR, a run directory or the root of a cluster with all its jobs, against its invariants. Reads only, and may run beside a working job.
 
   -d, --deep         also read every pack, source file and output file
   -j, --threads=N    threads for --deep (default: all)
@@ -70,7 +70,7 @@ CommandLine Parse(int argc, char** argv) {
 int Main(int argc, char** argv) {
   const CommandLine line = Parse(argc, argv);
   if (line.bad) {
-    std::fprintf(stderr, "fsck.holdfast: give one run directory; try `fsck.holdfast --help`\n");
+    std::fprintf(stderr, "fsck.holdfast: give one run directory or root; try `fsck.holdfast --help`\n");
     return kFsckUsage;
   }
   if (line.help) {

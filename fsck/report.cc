@@ -13,7 +13,8 @@ constexpr struct { const char* code; const char* name; } kCodes[] = {
     {"F000", "UNREADABLE"},     {"F001", "FATAL_FORMAT"}, {"F002", "FATAL_JOB"},     {"F003", "FOREIGN"},
     {"F010", "GAP"},            {"F011", "SHORT"},        {"F012", "BITROT"},        {"F013", "MISPLACED"},
     {"F014", "CHAIN"},          {"F015", "LMDB_BAD"},     {"F020", "RECORD_BAD"},    {"F021", "RECORD_KEY"},
-    {"F030", "EPOCH"},          {"F031", "ZOMBIE"},       {"F040", "DUPLICATE"},     {"F041", "AMAX_BAD"},
+    {"F030", "EPOCH"},          {"F031", "ZOMBIE"},       {"F032", "STRANGER"},
+    {"F033", "TWINS"},        {"F034", "JOB_MISSING"},    {"F040", "DUPLICATE"},     {"F041", "AMAX_BAD"},
     {"F042", "DEAD_SITE"},      {"F043", "COVERAGE"},     {"F044", "PROVENANCE"},    {"F050", "PACK_MISSING"},
     {"F051", "PACK_ROT"},       {"F052", "MISNAMED"},     {"F060", "LAYER_BAD"},     {"F061", "SCALE"},
     {"F070", "SOURCE_CHANGED"}, {"F071", "SOURCE_TRUNCATED"}, {"F080", "OUTPUT_BAD"}, {"F081", "PUBLISH"},
@@ -23,6 +24,8 @@ constexpr struct { const char* code; const char* name; } kCodes[] = {
 constexpr const char* kSeverityNames[] = {"error", "warning", "info"};
 
 const char* NameOf(FsckSeverity s) { return kSeverityNames[static_cast<size_t>(s)]; }
+
+constexpr const char* kRootState = "root";
 
 // What the bits of the exit status say, in words.
 std::string Verdict(const FsckReport& r) {
@@ -58,9 +61,15 @@ Json FsckReportToJson(const std::string& run_dir, const FsckReport& r) {
     findings.push_back({{"code", f.code}, {"name", FsckCodeName(f.code)}, {"severity", NameOf(f.severity)},
                         {"object", f.object}, {"message", f.message}, {"advice", f.advice}});
   }
-  return {{"schema", 1}, {"run", run_dir}, {"deep", r.deep}, {"state", r.state}, {"exit_status", r.exit_status},
-          {"checked", {{"streams", r.streams}, {"slots", r.slots}, {"records", r.records}, {"packs", r.packs}, {"bytes_read", r.bytes_read}}},
-          {"findings", std::move(findings)}};
+  Json j = {{"schema", 1}, {"run", run_dir}, {"deep", r.deep}, {"state", r.state}, {"exit_status", r.exit_status},
+            {"checked", {{"streams", r.streams}, {"slots", r.slots}, {"records", r.records}, {"packs", r.packs}, {"bytes_read", r.bytes_read}}},
+            {"findings", std::move(findings)}};
+  if (r.state != kRootState) return j;
+  j["jobs"] = Json::array();
+  for (const FsckJob& job : r.jobs) {
+    j["jobs"].push_back({{"id", job.id}, {"name", job.name}, {"state", job.state}, {"queue", job.queued_as}, {"exit_status", job.exit_status}, {"findings", job.findings}});
+  }
+  return j;
 }
 
 std::string FsckReportToText(const std::string& run_dir, const FsckReport& r) {
@@ -69,8 +78,13 @@ std::string FsckReportToText(const std::string& run_dir, const FsckReport& r) {
     out += f.code + " " + FsckCodeName(f.code) + " " + NameOf(f.severity) + ": " + f.object + ": " + f.message + "\n";
     if (!f.advice.empty()) out += "    " + f.advice + "\n";
   }
+  for (const FsckJob& job : r.jobs) {
+    out += "job " + job.id + (job.name.empty() ? "" : " (" + job.name + ")") + ": " + job.state + (job.queued_as.empty() ? ", not in the queue" : ", " + job.queued_as + " in the queue") +
+           "; " + (job.findings == 0 ? "nothing to say" : std::to_string(job.findings) + " errors and warnings above") + "\n";
+  }
+  const std::string what = r.state == kRootState ? "root of " + std::to_string(r.jobs.size()) + " jobs" : "job: " + r.state;
   out += run_dir + ": " + std::to_string(r.slots) + " slots in " + std::to_string(r.streams) + " streams, " + std::to_string(r.records) +
-         " records, " + std::to_string(r.packs) + " packs" + (r.deep ? " read and checked" : "") + "; job: " + r.state + "; " + Verdict(r) + "\n";
+         " records, " + std::to_string(r.packs) + " packs" + (r.deep ? " read and checked" : "") + "; " + what + "; " + Verdict(r) + "\n";
   return out;
 }
 

@@ -19,6 +19,7 @@ std::string Said<T>::Where() const {
 template struct Said<SampleRecord>;
 template struct Said<LayerRecord>;
 template struct Said<SealRecord>;
+template struct Said<Claim>;
 
 const Said<SampleRecord>* Log::Sample(uint32_t sample, uint32_t layer) const {
   const auto it = samples.find(sample);
@@ -107,7 +108,17 @@ Status FoldOne(Context* c, const SaidRecord& said, const SaidRecord* next) {
       return OkStatus();
     }
     case RecordClass::kIncarnation: {
-      HOLDFAST_ASSIGN(const Incarnation life, Parse<Incarnation>(said.record));
+      HOLDFAST_ASSIGN(Incarnation life, Parse<Incarnation>(said.record));
+      c->log.lives.emplace(life.nonce, std::move(life));
+      return OkStatus();
+    }
+    case RecordClass::kClaim: {
+      HOLDFAST_ASSIGN(Claim claim, Parse<Claim>(said.record));
+      c->log.claims.push_back({said.stream, said.seq, said.record.key, std::move(claim)});
+      return OkStatus();
+    }
+    case RecordClass::kAssignment: {
+      HOLDFAST_ASSIGN(const Assignment assignment, Parse<Assignment>(said.record));
       return OkStatus();
     }
     default: return OkStatus();

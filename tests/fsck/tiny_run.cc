@@ -30,7 +30,8 @@ constexpr TinyOptions kModel = {.layers = 2, .hidden = 64, .intermediate = 64, .
 
 TinyRun::TinyRun(const RunOptions& options)
     : dir(), layout(""), options_(options), model_(kModel), incarnation_(Nonce::Random()) {
-  dir = temp_.path() + "/job.run";
+  job_.uuid = Nonce::Random();
+  dir = options.root.empty() ? temp_.path() + "/job.run" : RootLayout(options.root).JobDir(id());
   source = temp_.path() + "/source";
   out = temp_.path() + "/out";
   layout = RunLayout(dir);
@@ -81,7 +82,6 @@ std::unique_ptr<StreamWriter> TinyRun::Own(const std::string& stream, std::vecto
 }
 
 void TinyRun::Submit() {
-  job_.uuid = Nonce::Random();
   job_.source = source;
   job_.out = out;
   job_.calib = "calib.jsonl";
@@ -107,6 +107,10 @@ void TinyRun::Submit() {
   job_.tokens_sha256 = hasher.Finish();
   records.push_back(MakeControl({RecordClass::kJob, 0, 0, 0, 0}, job_.ToJson()));
   records.push_back(MakeControl({RecordClass::kPlan, 0, 0, 0, 0}, plan_.ToJson()));
+  Incarnation self;
+  self.node = "test";
+  self.nonce = incarnation_;
+  if (options_.introduce) records.push_back(MakeControl({RecordClass::kIncarnation, 0, 0, 0, 0}, self.ToJson()));
   StreamWriter::Options options;
   options.job = job_.uuid;
   options.claim.incarnation = incarnation_;

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "fsck/fsck.h"
+#include "ledger/cluster/root.h"
 #include "ledger/fold/run_state.h"
 #include "ledger/segment/segment.h"
 #include "tests/verify/tiny_output.h"
@@ -25,6 +26,10 @@ struct RunOptions {
   std::function<void(LayerRecord*)> edit_layer = {};
   // A sample of the last stage that is never committed although the stage is sealed; UINT32_MAX: none.
   uint32_t forget_sample = UINT32_MAX;
+  // The job lies in this root, as jobs/<id>; "": in a directory of its own.
+  std::string root = {};
+  // Its claims say who made them.
+  bool introduce = true;
 };
 
 class TinyRun {
@@ -35,6 +40,8 @@ class TinyRun {
   PosixFileSystem fs;
   RunLayout layout;
 
+  std::string id() const { return JobIdOf(job_.uuid); }
+  const Nonce& incarnation() const { return incarnation_; }
   FsckReport Fsck(bool deep = false, uint32_t threads = 2);
   std::string SlotPath(const std::string& stream, uint32_t seq) const { return layout.Slot(stream, seq); }
   uint32_t SlotCount(const std::string& stream);
