@@ -122,7 +122,7 @@ std::vector<NodeView> JobBoard::NodesFor(const Job& job) const {
     v.draining = b->draining || queue_.drained().contains(b->node);
     v.paused = b->paused;
     v.memory_bytes = b->memory_bytes;
-    v.speed = std::max<uint64_t>(1, b->speed * std::max<uint64_t>(1, b->threads));
+    v.speed = std::max<uint64_t>(1, b->speed);
     v.version = b->version;
     v.numerics = b->numerics;
     for (const TaskBeat& t : b->tasks) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "daemon/core/cluster.h"
 #include "daemon/node/process.h"
 
 namespace holdfast {
@@ -203,6 +204,13 @@ std::vector<std::string> Membership::Warnings() const {
     if (now - since < kStrangerNs || twin) continue;
     out.push_back("node " + name + " speaks to this node but its record is not in " + options_.layout.root() +
                   ": the root is not shared with it; mount the same directory on both and restart it");
+  }
+  const std::string torch = TorchOf(options_.self.numerics);
+  for (const auto& [name, h] : heard_) {
+    const bool lives = h.moved_ns != 0 && now - h.moved_ns < kStrangerNs;
+    if (!lives || (h.beat.version == options_.self.version && TorchOf(h.beat.numerics) == torch)) continue;
+    out.push_back("node " + name + " runs holdfast " + h.beat.version + " with " + TorchOf(h.beat.numerics) + ", this node holdfast " + options_.self.version +
+                  " with " + torch + ": the two never work on one job; install the same on both");
   }
   if (denied_ > 0) {
     std::string who;

@@ -75,7 +75,7 @@ Status NodeDaemon::DescribeSelf() {
   self_.version = HOLDFAST_VERSION;
   self_.numerics = device_.numerics;
   self_.threads = options_.threads > 0 ? options_.threads : std::max(1u, std::thread::hardware_concurrency());
-  self_.speed = power.speed;
+  self_.speed = power.speed * (power.memory_bytes > 0 ? 1 : self_.threads);   // threads of a CPU compute side by side
   const uint64_t there = power.memory_bytes > 0 ? power.memory_bytes : MemAvailableBytes();
   self_.memory_bytes = options_.memory_bytes.value_or(there / 100 * kMemoryShare);
   return OkStatus();

@@ -178,7 +178,10 @@ void TaskRunner::Launch(const Wish& w, uint64_t reserve) {
     spec.planned_bytes = memory->Total(spec.size.threads, spec.size.window);
     spec.samples_done = w.job->driver->SamplesDone(w.plan);
     const auto known = state.stages().find(w.plan.stage);
-    if (known != state.stages().end() && !known->second.claims.empty()) spec.reason = state.assignment() ? state.assignment()->why : "resume";
+    if (known != state.stages().end() && !known->second.claims.empty()) {
+      const bool mine = known->second.claims.back().node == options_.node;
+      spec.reason = mine || !state.assignment() ? "resume" : state.assignment()->why;
+    }
   }
   if (const Status started = supervisor_.Start(spec); !started.ok()) return log_.Say(w.job->id, started.error().message);
   job_ids_[w.key] = w.job->id;
