@@ -83,6 +83,7 @@ Bytes EdgeMessage::Encode() const {
   PutLe<uint64_t>(&b, tokens);
   PutLe<uint64_t>(&b, total_bytes);
   b.insert(b.end(), digest.bytes.begin(), digest.bytes.end());
+  PutLe<uint64_t>(&b, sent_bytes);
   return b;
 }
 
@@ -93,7 +94,7 @@ Result<EdgeMessage> EdgeMessage::Decode(ByteSpan bytes) {
   EdgeMessage m;
   const bool whole = c.Le(&magic) && c.Le(&version) && c.Le(&kind) && c.Raw(m.job.bytes) && c.Raw(m.producer.bytes) &&
                      c.Le(&m.boundary) && c.Le(&m.sample) && c.Le(&m.chunk) && c.Le(&m.chunks) && c.Le(&m.tokens) &&
-                     c.Le(&m.total_bytes) && c.Raw(m.digest.bytes) && c.rest().empty();
+                     c.Le(&m.total_bytes) && c.Raw(m.digest.bytes) && c.Le(&m.sent_bytes) && c.rest().empty();
   if (!whole || magic != kEdgeMagic) return Corrupt("edge message: wrong length or magic");
   if (version != kWireVersion || kind < 1 || kind > 3) return Unsupported("edge message: unknown version or kind");
   m.kind = static_cast<Kind>(kind);

@@ -16,10 +16,10 @@
 
 namespace holdfast {
 
-inline constexpr uint32_t kWireVersion = 1;
+inline constexpr uint32_t kWireVersion = 2;
 inline constexpr size_t kControlBytesMax = 1u << 20;
 inline constexpr size_t kCutChunkBytes = 4u << 20;     // payload of one data message
-inline constexpr size_t kDataBytesMax = 8u << 20;
+inline constexpr size_t kDataBytesMax = kCutChunkBytes + 4096;   // of one frame on the wire, where CURVE adds a few bytes
 
 // Worker -> supervisor. Canonical JSON on the control socket.
 struct WorkerReport {
@@ -52,6 +52,7 @@ struct EdgeMessage {
   uint32_t chunk = 0, chunks = 0;    // of this cut
   uint64_t tokens = 0, total_bytes = 0;
   Digest digest;                     // SHA-256 of this chunk's payload
+  uint64_t sent_bytes = 0;           // payload that this producer has sent to this consumer so far, this message's included
   Bytes Encode() const;
   static Result<EdgeMessage> Decode(ByteSpan bytes);
 };

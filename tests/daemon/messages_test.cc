@@ -42,7 +42,7 @@ TEST(WorkerReport, RoundTrip) {
 
 TEST(WorkerReport, UnknownVersionIsRefused) {
   std::string text = WorkerReport{}.Encode();
-  text.replace(text.find("\"v\":1"), 5, "\"v\":9");
+  text.replace(text.find("\"v\":2"), 5, "\"v\":9");
   EXPECT_EQ(WorkerReport::Decode(text).code(), ErrorCode::kUnsupported);
 }
 
