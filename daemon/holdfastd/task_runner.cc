@@ -179,8 +179,8 @@ void TaskRunner::Launch(const Wish& w, uint64_t reserve) {
     spec.samples_done = w.job->driver->SamplesDone(w.plan);
     const auto known = state.stages().find(w.plan.stage);
     if (known != state.stages().end() && !known->second.claims.empty()) {
-      const bool mine = known->second.claims.back().node == options_.node;
-      spec.reason = mine || !state.assignment() ? "resume" : state.assignment()->why;
+      const bool mine = known->second.claims.back().node == options_.node, open = !known->second.stream.released;
+      spec.reason = mine && open ? "holdfastd died" : mine || !state.assignment() ? "resume" : state.assignment()->why;
     }
   }
   if (const Status started = supervisor_.Start(spec); !started.ok()) return log_.Say(w.job->id, started.error().message);
