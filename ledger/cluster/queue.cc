@@ -177,7 +177,7 @@ Status Queue::Append(const Clock& clock, const Incarnation& self, const QueueRec
   const auto apply = [this](const Record& r, const Slot& s) { return Apply(r, s); };
   const auto writer = StreamWriter::Open(fs_, layout_.streams(), clock, reader_.get(), apply, options,
                                          {MakeControl({RecordClass::kIncarnation, 0, 0, 0, 0}, self.ToJson()), MakeControl({RecordClass::kQueue, 0, 0, 0, 0}, record.ToJson())});
-  if (said_before) return OkStatus();
+  if (said_before) return fs_.SyncDir(layout_.streams().StreamDir(RootLayout::QueueStream()));  // whoever said it may have died before he did
   if (!writer.ok()) return writer.error();
   return OkStatus();
 }

@@ -5,7 +5,9 @@
 
 #include <atomic>
 #include <cerrno>
+#include <map>
 #include <optional>
+#include <random>
 #include <thread>
 
 #include "ledger/base/sim_file_system.h"
@@ -169,6 +171,66 @@ TEST(Queue, ALostReplyIsNoSecondSubmission) {
   const Queue fresh = w.Fresh();
   ASSERT_EQ(fresh.jobs().size(), 2u);
   EXPECT_EQ(fresh.jobs()[1].submit.name, "b");
+}
+
+// The process ends, or the power, at every single change of the file system; then the same line is typed again.
+TEST(Queue, CutAtEveryStepAndSaidAgain) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    bool finished = false;
+    for (uint64_t cut = 1; !finished; ++cut) {
+      SimFileSystem fs(seed);
+      const RootLayout layout("/root");
+      StillClock clock;
+      const auto root = EnsureRoot(fs, layout, NonceOf(1));
+      HOLDFAST_ASSERT_OK(root);
+      Queue before(fs, layout, root->uuid);
+      HOLDFAST_ASSERT_OK(before.Append(clock, Self(1), Submit(1, "a"), nullptr));
+      uint64_t n = 0;
+      fs.SetHook([&](const std::string&, const std::string&) -> Status { return ++n >= cut ? Status(Internal("dead")) : OkStatus(); });
+      finished = before.Append(clock, Self(2), Submit(2, "b"), nullptr).ok() && n < cut;
+      fs.SetHook(nullptr);
+      if (seed % 2 == 0) fs.Crash();
+      Queue after(fs, layout, root->uuid);
+      HOLDFAST_ASSERT_OK(after.Refresh());
+      ASSERT_TRUE(!finished || after.jobs().size() == 2) << "acknowledged, and gone";
+      HOLDFAST_ASSERT_OK(after.Append(clock, Self(3), Submit(2, "b"), nullptr));
+      ASSERT_EQ(after.jobs().size(), 2u) << "seed " << seed << ", cut at " << cut;
+      fs.Crash();   // "said before" is a promise too
+      Queue later(fs, layout, root->uuid);
+      HOLDFAST_ASSERT_OK(later.Refresh());
+      ASSERT_EQ(later.jobs().size(), 2u) << "seed " << seed << ", cut at " << cut;
+    }
+  }
+}
+
+// Several speakers on a server that loses replies and calls: whoever was told OK is there, names are unique, all read the same.
+TEST(Queue, WhateverTheServerDoesAllReadTheSame) {
+  for (uint64_t seed = 1; seed <= 30; ++seed) {
+    World w;
+    std::mt19937_64 random(seed);
+    std::vector<std::unique_ptr<Queue>> speakers;
+    for (int i = 0; i < 4; ++i) speakers.push_back(std::make_unique<Queue>(w.fs, w.layout, w.uuid));
+    std::map<std::string, std::string> acknowledged;   // name -> id
+    for (uint32_t step = 0; step < 40; ++step) {
+      if (random() % 3 == 0) w.fs.LoseLinkReply(1 + random() % 2, EIO);
+      if (random() % 3 == 0) w.fs.FailOperation(1 + random() % 30, EIO);
+      const QueueRecord record = Submit(step % 20 + 1, "name-" + std::to_string(random() % 10));
+      const uint8_t who = static_cast<uint8_t>(random() % speakers.size());
+      const Status told = w.Tell(speakers[who].get(), record, who + 1);
+      if (!told.ok()) continue;
+      ASSERT_TRUE(acknowledged.emplace(record.name, record.job).first->second == record.job) << "seed " << seed << ": two of a name were told OK";
+    }
+    const Queue fresh = w.Fresh();
+    std::map<std::string, std::string> there;
+    for (const QueuedJob& job : fresh.jobs()) ASSERT_TRUE(there.emplace(job.submit.name, job.submit.job).second);
+    for (const auto& [name, id] : acknowledged) ASSERT_EQ(there[name], id) << "seed " << seed;
+    EXPECT_GT(acknowledged.size(), 3u);
+    for (const auto& speaker : speakers) {
+      HOLDFAST_ASSERT_OK(speaker->Refresh());
+      ASSERT_EQ(speaker->jobs().size(), fresh.jobs().size());
+      for (size_t i = 0; i < fresh.jobs().size(); ++i) ASSERT_EQ(speaker->jobs()[i].submit.ToJson(), fresh.jobs()[i].submit.ToJson());
+    }
+  }
 }
 
 TEST(Queue, SayingItTwiceIsSayingItOnce) {

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Reads a run directory from docs/ledger-format.md alone: python3's standard library, mdb_dump and zstd(1), none of our code.
-#   read_run.py RUN_DIR     prints streams, slots and records; of samples also the amax vector
+#   read_run.py DIR         a run directory or a root: prints streams, slots and records; of samples also the amax vector
 import hashlib, json, os, re, struct, subprocess, sys, tempfile
 
 TRAILER = "<8sIIQQII16s16s16s32s32s32sII"  # 192 bytes
@@ -34,11 +34,16 @@ def payload(value):
     return epoch, raw
 
 
+def read(path):
+    """A committed name; on servers without hard links a directory with the file in it."""
+    return open(path + "/data" if os.path.isdir(path) else path, "rb").read()
+
+
 def read_stream(path, name):
     prev, files = bytes(32), sorted(f for f in os.listdir(path) if re.fullmatch("[0-9a-f]{8}\\.seg", f))
     print(f"stream {name}: {len(files)} slots")
     for number, file in enumerate(files):
-        data = open(f"{path}/{file}", "rb").read()
+        data = read(f"{path}/{file}")
         magic, length, seq, epoch, env_len, count, flags, job, incarnation, commit, stream, before, sha, zero, crc = struct.unpack(TRAILER, data[-192:])
         assert magic == b"LSEG0001" and seq == number == int(file[:8], 16) and env_len == len(data) - 192
         assert hashlib.sha256(data[:env_len]).digest() == sha and stream == hashlib.sha256(name.encode()).digest() and before == prev
@@ -54,6 +59,7 @@ def read_stream(path, name):
 
 
 root = sys.argv[1]
-print(open(root + "/FORMAT").read().splitlines()[1])
+kind = "/FORMAT" if os.path.exists(root + "/FORMAT") else "/ROOT"
+print(*[line for line in read(root + kind).decode().splitlines() if re.match("format|commit", line)], sep="\n")
 for name in sorted(os.listdir(root + "/log")):
     read_stream(f"{root}/log/{name}", name)
