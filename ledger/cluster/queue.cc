@@ -157,9 +157,15 @@ Result<Queue::Effect> Queue::Judge(QueueRecord* record) const {
   return InvalidArgument("a queue record of no known kind");
 }
 
+bool Queue::Said(const Nonce& incarnation, const QueueRecord& record) const {
+  if (record.op == Op::kSubmit || record.op == Op::kRefuse) return true;  // an id is drawn once
+  const QueuedJob* job = ById(record.job);
+  return job != nullptr && job->told_by == incarnation;
+}
+
 Status Queue::Append(const Clock& clock, const Incarnation& self, const QueueRecord& record, const std::function<Status(const Queue&)>& check) {
   if (const auto sound = QueueRecord::FromJson(record.ToJson()); !sound.ok()) return InvalidArgument(sound.error().message);
-  bool said_before = false;
+  bool holds = false;
   StreamWriter::Options options;
   options.job = uuid_;
   options.claim.incarnation = self.nonce;
@@ -170,14 +176,15 @@ Status Queue::Append(const Clock& clock, const Incarnation& self, const QueueRec
   options.before_try = [&]() -> Status {
     QueueRecord judged = record;
     HOLDFAST_ASSIGN(const Effect effect, Judge(&judged));
-    said_before = effect == Effect::kSaidBefore;
-    if (said_before) return Stopped("said before");
-    return check ? check(*this) : OkStatus();
+    const bool again = effect == Effect::kSaidBefore && Said(self.nonce, judged);
+    if (!again && check) HOLDFAST_TRY(check(*this));
+    holds = effect == Effect::kSaidBefore;
+    return holds ? Stopped("said before") : OkStatus();
   };
   const auto apply = [this](const Record& r, const Slot& s) { return Apply(r, s); };
   const auto writer = StreamWriter::Open(fs_, layout_.streams(), clock, reader_.get(), apply, options,
                                          {MakeControl({RecordClass::kIncarnation, 0, 0, 0, 0}, self.ToJson()), MakeControl({RecordClass::kQueue, 0, 0, 0, 0}, record.ToJson())});
-  if (said_before) return fs_.SyncDir(layout_.streams().StreamDir(RootLayout::QueueStream()));  // whoever said it may have died before he did
+  if (holds) return fs_.SyncDir(layout_.streams().StreamDir(RootLayout::QueueStream()));  // whoever said it may have died before he did
   if (!writer.ok()) return writer.error();
   return OkStatus();
 }
@@ -192,11 +199,11 @@ Status Queue::Apply(const Record& record, const Slot& slot) {
   auto said = QueueRecord::FromJson(*json);
   if (!said.ok()) return OkStatus();
   const auto effect = Judge(&*said);
-  if (effect.ok() && *effect == Effect::kChange) Change(*said, record.wall_ns, slot.seq);
+  if (effect.ok() && *effect == Effect::kChange) Change(*said, record.wall_ns, slot);
   return OkStatus();
 }
 
-void Queue::Change(const QueueRecord& record, uint64_t wall_ns, uint32_t seq) {
+void Queue::Change(const QueueRecord& record, uint64_t wall_ns, const Slot& slot) {
   if (record.op == Op::kDrain) drained_.insert(record.node);
   if (record.op == Op::kUndrain) drained_.erase(record.node);
   if (record.op == Op::kDrain || record.op == Op::kUndrain) return;
@@ -204,9 +211,10 @@ void Queue::Change(const QueueRecord& record, uint64_t wall_ns, uint32_t seq) {
   if (job == jobs_.end()) {
     job = jobs_.emplace(jobs_.end());
     job->submit = record;
-    job->order = seq;
+    job->order = slot.seq;
     job->submitted_wall_ns = wall_ns;
   }
+  job->told_by = slot.incarnation;
   job->ended_wall_ns = wall_ns;
   job->detail = record.detail;
   switch (record.op) {

@@ -25,6 +25,7 @@ struct QueuedJob {
   uint32_t order = 0;                // slot of the submission
   uint32_t retries = 0;
   uint64_t submitted_wall_ns = 0, ended_wall_ns = 0;   // for people
+  Nonce told_by;                     // incarnation that brought it into its state
 };
 
 class Queue {
@@ -44,8 +45,9 @@ class Queue {
 
   // Says something. `check` sees the queue as of the very slot that is tried (again after each lost race, and also if the queue is
   // empty); its error is the outcome. What would change nothing is refused before that: kNotFound (no such job), kInvalidArgument (the
-  // name is taken, a job that is done cannot be cancelled, ...). What has been said already is OK and not said again, so that after
-  // kTransient (no clear answer from the storage) the same record is simply appended once more: it counts once.
+  // name is taken, a job that is done cannot be cancelled, ...). What holds already is not said again: if this very incarnation said it (or submitted this id),
+  // the answer is OK without asking `check`, so that after kTransient (no clear answer from the storage) the same record is simply appended
+  // once more; if somebody else did, `check` decides what that means.
   // OK: durable, and this queue has seen it.
   Status Append(const Clock& clock, const Incarnation& self, const QueueRecord& record, const std::function<Status(const Queue&)>& check);
 
@@ -55,7 +57,8 @@ class Queue {
   Result<Effect> JudgeSubmit(QueueRecord* record) const;
   Result<Effect> JudgeEnd(const QueueRecord& record, const QueuedJob& job) const;
   Status Apply(const Record& record, const Slot& slot);
-  void Change(const QueueRecord& record, uint64_t wall_ns, uint32_t seq);
+  void Change(const QueueRecord& record, uint64_t wall_ns, const Slot& slot);
+  bool Said(const Nonce& incarnation, const QueueRecord& record) const;   // was it this incarnation that said what holds?
   const QueuedJob* ById(const std::string& id) const;
   FileSystem& fs_;
   RootLayout layout_;

@@ -246,6 +246,24 @@ TEST(Queue, SayingItTwiceIsSayingItOnce) {
   EXPECT_EQ(w.Fresh().jobs()[0].retries, 1u);
 }
 
+// Whoever says the end of a job does what follows from it, once: another who wants to say the same learns that it was said.
+TEST(Queue, WhatAnotherSaidIsForTheCheckToJudge) {
+  World w;
+  Queue queue = w.Fresh(), other = w.Fresh();
+  HOLDFAST_ASSERT_OK(w.Tell(&queue, Submit(1, "a")));
+  const auto finish = [&](Queue* q, uint8_t who) {
+    return q->Append(w.clock, Self(who), Say(Op::kFinish, 1, "done"), [&](const Queue& now) -> Status {
+      return StateOf(now, 1) == State::kQueued ? OkStatus() : Status(MakeError(ErrorCode::kAlreadyExists, "it has ended"));
+    });
+  };
+  HOLDFAST_ASSERT_OK(finish(&queue, 1));
+  HOLDFAST_EXPECT_OK(finish(&queue, 1));                                // the same daemon, after a reply that was lost
+  EXPECT_EQ(finish(&other, 2).code(), ErrorCode::kAlreadyExists);       // another one
+  EXPECT_EQ(queue.next_seq(), 2u);
+  HOLDFAST_EXPECT_OK(other.Append(w.clock, Self(2), Say(Op::kFinish, 1, "done"), nullptr));
+  EXPECT_EQ(other.next_seq(), 2u);
+}
+
 TEST(Queue, JobsRunByPriorityThenInOrderAndAfterOthers) {
   World w;
   Queue queue = w.Fresh();
