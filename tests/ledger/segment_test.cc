@@ -163,6 +163,62 @@ TEST(Segment, GoldenCompressedFileIsRead) {
   EXPECT_EQ((*records)[1].payload, Bf16Weights(3000, 1));
 }
 
+// What a cluster adds, as its first version wrote it. A later one reads it and, of records that say the same, writes the same bytes.
+std::vector<Record> ClusterRecords() {
+  Incarnation daemon;
+  daemon.node = "spark1";
+  daemon.nonce = NonceOf(0x22);
+  daemon.hostname = "spark1.lan";
+  daemon.endpoint = "tcp://10.0.0.1:7411";
+  daemon.public_key = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7";
+  daemon.version = "0.1.0";
+  daemon.numerics = "cuda/bf16/sm_121/libtorch-2.8.0";
+  daemon.memory_bytes = 120ull << 30;
+  daemon.speed = 90000;
+  daemon.threads = 20;
+  QueueRecord submit;
+  submit.job = "0123456789ab";
+  submit.name = "night-1";
+  submit.source = "/models/large";
+  submit.out = "/models/large-nvfp4";
+  submit.after = {"ba9876543210"};
+  submit.shard_layers = {41, 41, 6};
+  submit.on = {"spark1", "spark2", "box"};
+  submit.by = "me@laptop";
+  Assignment assignment;
+  assignment.number = 1;
+  assignment.stages = {{StageId(0), "spark1", ""}, {StageId(2), "", "needs 1.2 GB more than the largest node has"}};
+  assignment.why = "lost node box";
+  std::vector<Record> records = {
+      MakeControl({RecordClass::kClaim, 0, 1, 0, 0}, Claim{1, NonceOf(0x22), "spark1", "submit", 4, "cpu"}.ToJson()),
+      MakeControl({RecordClass::kIncarnation, 0, 0, 0, 0}, daemon.ToJson()), MakeControl({RecordClass::kQueue, 0, 0, 0, 0}, submit.ToJson()),
+      MakeControl({RecordClass::kAssignment, 0, 1, 0, 0}, assignment.ToJson())};
+  for (Record& r : records) r.codec = Codec::kStored, r.epoch = 1, r.wall_ns = 1700000000000000000ull;
+  return records;
+}
+
+TEST(Segment, GoldenClusterRecordsAreReadAndWrittenTheSame) {
+  if (sysconf(_SC_PAGESIZE) != 4096) GTEST_SKIP() << "the golden file has 4 KiB pages";
+  SegmentTrailer trailer = FixedTrailer();
+  trailer.stream = StreamId("queue");
+  const Bytes now = FileOf(*BuildSegment(trailer, ClusterRecords()));
+  const Bytes golden = Golden("segment-v1-cluster.seg", now);
+  EXPECT_EQ(now, golden);
+  const auto records = DecodeEnv(ByteSpan(golden).first(golden.size() - kTrailerBytes), 4);
+  HOLDFAST_ASSERT_OK(records);
+  const auto reread = [](const Record& r, auto from_json) {
+    const auto json = ControlPayload(r);
+    HOLDFAST_ASSERT_OK(json);
+    const auto value = from_json(*json);
+    HOLDFAST_ASSERT_OK(value);
+    EXPECT_EQ(value->ToJson(), *json);
+  };
+  reread((*records)[0], Assignment::FromJson);
+  reread((*records)[1], Claim::FromJson);
+  reread((*records)[2], Incarnation::FromJson);
+  reread((*records)[3], QueueRecord::FromJson);
+}
+
 int RunTool(const std::string& command, std::string* output) {
   FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
   char buffer[4096];
