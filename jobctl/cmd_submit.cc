@@ -191,7 +191,7 @@ Status Enqueue(RootSession* session, const SubmitOptions& o, const Prepared& p) 
   q.notify = o.notify;
   const Status said = session->Say(q, [&](const Queue& queue) { return CheckFree(queue, o.root, o.name, o.out); });
   // Somebody was faster with the same name: nothing refers to our directory, and nothing ever will.
-  if (said.code() == ErrorCode::kAlreadyExists) (void)session->fs().RemoveTree(session->layout().JobDir(id));
+  if (said.code() == ErrorCode::kAlreadyExists && !session->queue().Find(id).ok()) (void)session->fs().RemoveTree(session->layout().JobDir(id));
   return said;
 }
 

@@ -182,10 +182,26 @@ std::string TurnOf(const QueuedJob& job, const Queue& queue) {
 
 }  // namespace
 
+Status JobFold::FollowMoves(Kept* kept) {
+  if (kept->job_stream == nullptr) {
+    kept->job_stream = std::make_unique<StreamReader>(session_.fs(), kept->state->layout(), RunLayout::JobStream(), kept->state->job().uuid);
+  }
+  return kept->job_stream->Poll([&](const Record& r, const Slot&) -> Status {
+    if (r.key.cls != RecordClass::kAssignment) return OkStatus();
+    const auto json = ControlPayload(r);
+    const auto a = json.ok() ? Assignment::FromJson(*json) : Result<Assignment>(json.error());
+    if (a.ok()) kept->moves.push_back({a->number, r.wall_ns, a->why, a->merge_node});
+    return OkStatus();
+  });
+}
+
 Status JobFold::Fold(const QueuedJob& job, const NodesSeen& nodes, JobStatus* out) {
-  std::unique_ptr<RunState>& state = folds_[job.submit.job];
+  Kept& kept = folds_[job.submit.job];
+  std::unique_ptr<RunState>& state = kept.state;
   if (state == nullptr) state = std::make_unique<RunState>(session_.fs(), RunLayout(session_.layout().JobDir(job.submit.job)));
   HOLDFAST_TRY(state->Refresh());
+  HOLDFAST_TRY(FollowMoves(&kept));
+  out->moves = kept.moves;
   const JobSpec& spec = state->job();
   out->folded = true;
   out->recipe = spec.recipe;
@@ -193,7 +209,6 @@ Status JobFold::Fold(const QueuedJob& job, const NodesSeen& nodes, JobStatus* ou
   for (const auto& [who, share] : state->Shares()) out->shares.push_back({who.first, who.second, share.samples, share.units});
   out->samples = spec.samples;
   out->seq_len = spec.seq_len;
-  if (state->assignment()) out->why = state->assignment()->why;
   for (const StagePlan& plan : state->plan().stages) out->stages.push_back(DescribeStage(session_, *state, plan, job.submit.job, nodes));
   out->merge = DescribeMerge(*state, job.submit.job, nodes);
   for (const auto& [id, stage] : state->stages()) {
@@ -224,7 +239,7 @@ JobStatus JobFold::Describe(const QueuedJob& job, const NodesSeen& nodes, Depth 
     const bool begun = std::any_of(out.stages.begin(), out.stages.end(), [](const StageStatus& s) { return !s.node.empty(); });
     if (!held.empty()) {
       out.detail = held;
-    } else if (out.folded && (begun || !out.why.empty())) {
+    } else if (out.folded && (begun || !out.moves.empty())) {
       out.state = RunningState(out);
       if (out.state == "waiting") out.detail = WaitReason(out, nodes);
     } else if (nodes.alive() == 0) {

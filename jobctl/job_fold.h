@@ -23,9 +23,15 @@ class JobFold {
   JobStatus Describe(const QueuedJob& job, const NodesSeen& nodes, Depth depth);
 
  private:
+  struct Kept {
+    std::unique_ptr<RunState> state;
+    std::unique_ptr<StreamReader> job_stream;   // for the history of assignments, of which the fold keeps the latest
+    std::vector<Move> moves;
+  };
   Status Fold(const QueuedJob& job, const NodesSeen& nodes, JobStatus* out);
+  Status FollowMoves(Kept* kept);
   RootSession& session_;
-  std::map<std::string, std::unique_ptr<RunState>> folds_;   // by job id
+  std::map<std::string, Kept> folds_;           // by job id
 };
 
 }  // namespace holdfast

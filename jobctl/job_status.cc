@@ -55,6 +55,7 @@ std::string RunningState(const JobStatus& job) {
 std::string JobPhase(const JobStatus& job) {
   if (job.stages.empty()) return "waiting";
   if (AllDone(job)) return job.state == "done" ? "done" : "merge";
+  if (std::any_of(job.stages.begin(), job.stages.end(), [](const StageStatus& s) { return s.phase == "calibrate"; })) return "calibrate";
   return std::min_element(job.stages.begin(), job.stages.end(), [](const auto& a, const auto& b) { return Rank(a.phase) < Rank(b.phase); })->phase;
 }
 
@@ -63,7 +64,7 @@ std::optional<uint64_t> JobEta(const JobStatus& job) {
   if (job.state != "running" || (phase != "calibrate" && phase != "evict")) return std::nullopt;
   uint64_t slowest = 0;
   for (const StageStatus& s : job.stages) {
-    if (s.phase != phase) continue;
+    if (Rank(s.phase) > Rank(phase)) continue;
     if (!s.eta_seconds) return std::nullopt;
     slowest = std::max(slowest, *s.eta_seconds);
   }
@@ -104,15 +105,16 @@ NightSummary Summarize(const RootStatus& status, uint64_t now_wall_ns) {
 
 Json ToJson(const JobStatus& job) {
   Json stages = Json::array();
-  Json shares = Json::array();
+  Json shares = Json::array(), moves = Json::array();
   for (const StageStatus& s : job.stages) stages.push_back(ToJson(s));
   for (const NodeShare& s : job.shares) shares.push_back({{"node", s.node}, {"numerics", s.numerics}, {"samples", s.samples}, {"units", s.units}});
+  for (const Move& m : job.moves) moves.push_back({{"number", m.number}, {"wall_ns", m.wall_ns}, {"why", m.why}, {"merge_node", m.merge_node}});
   Json doc{{"job", job.id}, {"name", job.name}, {"state", job.state}, {"detail", job.detail}, {"source", job.source}, {"out", job.out},
            {"priority", job.priority}, {"after", job.after}, {"shard_layers", job.shard_layers}, {"on", job.on}, {"retries", job.retries},
            {"submitted_wall_ns", job.submitted_wall_ns}, {"ended_wall_ns", job.ended_wall_ns}, {"next", job.next}, {"folded", job.folded}, {"stages", std::move(stages)}};
   if (!job.folded) return doc;
   doc.update({{"recipe", job.recipe}, {"numerics", job.numerics}, {"samples", job.samples}, {"seq_len", job.seq_len}, {"phase", JobPhase(job)},
-              {"why", job.why}, {"merge", ToJson(job.merge)}, {"shares", std::move(shares)}, {"restarts", job.restarts},
+              {"moves", std::move(moves)}, {"merge", ToJson(job.merge)}, {"shares", std::move(shares)}, {"restarts", job.restarts},
               {"eta_seconds", Optional(job.eta_seconds)}, {"stale_records", job.stale_records}, {"nondeterminism", job.nondeterminism}});
   if (!job.report.is_null()) doc["report"] = job.report;
   return doc;

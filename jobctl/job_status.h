@@ -48,6 +48,12 @@ struct MergeStatus {
   bool node_alive = false;
 };
 
+struct Move {                            // one assignment: the first says "start", others why work was given out anew
+  uint32_t number = 0;
+  uint64_t wall_ns = 0;
+  std::string why, merge_node;
+};
+
 struct NodeShare {                       // what counts of what one node did, in one numerics class
   std::string node, numerics;
   uint64_t samples = 0, units = 0;
@@ -65,7 +71,7 @@ struct JobStatus {
   uint32_t retries = 0, samples = 0, seq_len = 0;
   uint64_t submitted_wall_ns = 0, ended_wall_ns = 0;
   bool folded = false;                           // its ledger was read: what follows is known
-  std::string why;                               // of the latest assignment: "start", "lost node n3", ...
+  std::vector<Move> moves;                       // every assignment so far
   std::vector<StageStatus> stages;               // by layer
   MergeStatus merge;
   std::vector<NodeShare> shares;
@@ -86,10 +92,10 @@ struct RootStatus {
 
 // Of the stages and the merge of a job that the queue holds and that may run.
 std::string RunningState(const JobStatus& job);
-// The phase that a job as a whole is in: that of the stage furthest behind; "merge" behind them.
+// The phase that a job as a whole is in: "calibrate" while any stage does, else that of the stage furthest behind; "merge" behind them.
 std::string JobPhase(const JobStatus& job);
 std::string NextCommand(const JobStatus& job, const std::string& root, bool daemon_alive);
-// The ETA of the job's phase: that of its slowest stage; none while a stage of that phase has none.
+// The ETA of the job's phase: that of its slowest stage; none while a stage that has not passed the phase has none.
 std::optional<uint64_t> JobEta(const JobStatus& job);
 
 struct CommitPoint {                             // one slot of a stage's stream
@@ -101,7 +107,7 @@ std::optional<uint64_t> SecondsLeft(const CommitPoint& earlier, const CommitPoin
 
 struct NightSummary {
   std::map<std::string, uint32_t> states;        // number of jobs by state
-  std::vector<std::pair<std::string, std::string>> failed;   // name, detail: failed and refused
+  std::vector<std::pair<std::string, std::string>> failed;   // name, detail: failed and refused, in order of submission
   std::map<std::string, uint64_t> restarts;      // by reason
   uint64_t elapsed_seconds = 0;                  // first submission to last end (or `now` while one is under way)
 };

@@ -14,6 +14,7 @@ namespace holdfast {
 namespace {
 
 constexpr uint64_t kNsPerSecond = 1'000'000'000;
+constexpr size_t kMovesShown = 3;          // of one job among others
 
 std::string Paint(const std::string& text, const char* code, Colours colours) {
   return colours == Colours::kYes ? std::string("\033[") + code + "m" + text + "\033[0m" : text;
@@ -88,6 +89,17 @@ std::string MergeLine(const MergeStatus& m) {
          (m.lives > 1 ? ", begun " + std::to_string(m.lives) + " times (last: " + m.reason + ")" : "") + "\n";
 }
 
+// Why work was given out anew, the latest `most` times.
+std::string Moves(const JobStatus& job, size_t most) {
+  std::vector<std::string> lines;
+  for (const Move& m : job.moves) {
+    if (m.why != "start" && m.merge_node.empty()) lines.push_back("    " + TimeOfDay(m.wall_ns) + " placed anew: " + m.why + "\n");
+  }
+  std::string out;
+  for (size_t i = lines.size() > most ? lines.size() - most : 0; i < lines.size(); ++i) out += lines[i];
+  return out;
+}
+
 bool Ended(const JobStatus& job) { return job.state == "done" || job.state == "failed" || job.state == "cancelled" || job.state == "refused"; }
 
 std::string JobHead(const JobStatus& job, Colours colours) {
@@ -101,10 +113,10 @@ std::string JobHead(const JobStatus& job, Colours colours) {
   return head + "\n";
 }
 
-std::string JobBlock(const JobStatus& job, Colours colours) {
+std::string JobBlock(const JobStatus& job, size_t moves_max, Colours colours) {
   std::string out = JobHead(job, colours) + "    " + job.source + " -> " + job.out + "\n";
   if (!job.detail.empty()) out += "    " + job.detail + "\n";
-  if (!job.why.empty() && job.why != "start" && !Ended(job)) out += "    placed anew: " + job.why + "\n";
+  out += Moves(job, moves_max);
   if (!Ended(job) && job.state != "queued") {
     for (const StageStatus& s : job.stages) out += StageLine(s, colours);
     out += MergeLine(job.merge);
@@ -114,16 +126,20 @@ std::string JobBlock(const JobStatus& job, Colours colours) {
   return out;
 }
 
-std::string SummaryLines(const NightSummary& s, Colours colours) {
+std::string SummaryLine(const NightSummary& s, const std::vector<JobStatus>& jobs, Colours colours) {
   std::string counts;
   for (const char* state : {"done", "failed", "refused", "cancelled", "running", "merging", "waiting", "queued"}) {
     const auto it = s.states.find(state);
-    if (it != s.states.end()) counts += (counts.empty() ? "" : ", ") + PaintState(state, std::to_string(it->second) + " " + state, colours);
+    if (it == s.states.end()) continue;
+    std::string names;
+    for (const JobStatus& job : jobs) {
+      const bool named = job.state == state && (job.state == "failed" || job.state == "refused");
+      if (named) names += (names.empty() ? " (" : ", ") + job.name;
+    }
+    counts += (counts.empty() ? "" : ", ") + PaintState(state, std::to_string(it->second) + " " + state, colours) + (names.empty() ? "" : names + ")");
   }
   if (counts.empty()) return "Summary  no jobs\n";
-  std::string out = "Summary  " + counts + "; " + FormatDuration(s.elapsed_seconds) + "; restarts " + RenderRestarts(s.restarts) + "\n";
-  for (const auto& [name, detail] : s.failed) out += "         " + name + ": " + detail + "\n";
-  return out;
+  return "Summary  " + counts + "; " + FormatDuration(s.elapsed_seconds) + "; restarts " + RenderRestarts(s.restarts) + "\n";
 }
 
 std::string NodeBlock(const NodeStatus& n, uint64_t now_wall_ns, Colours colours) {
@@ -131,6 +147,8 @@ std::string NodeBlock(const NodeStatus& n, uint64_t now_wall_ns, Colours colours
   std::string out = "  " + Pad(n.known.name, 16) + " " + PaintState(NodeLifeName(n.life), Pad(NodeLifeName(n.life), 9), colours) + i.hostname + "  " +
                     (i.endpoint.empty() ? "no endpoint" : i.endpoint) + (n.drained ? "  drained" : "") + "\n";
   if (n.life == NodeLife::kSilent && n.beat) out += "    last beat " + TimeOfDay(n.beat->wall_ns) + ", " + Ago(n.beat->wall_ns, now_wall_ns) + "\n";
+  if (n.life == NodeLife::kSilent && !n.beat && n.known.claimed_wall_ns > 0) out += "    last start " + TimeOfDay(n.known.claimed_wall_ns) + "\n";
+  if (n.life == NodeLife::kReleased && !n.known.reason.empty()) out += "    said goodbye: " + n.known.reason + "\n";
   out += "    " + (i.device.empty() ? "?" : i.device) + ", " + (i.numerics.empty() ? "?" : i.numerics) + ", holdfast " + (i.version.empty() ? "?" : i.version) +
          ", " + std::to_string(i.threads) + " threads, " + std::to_string(i.speed / 1000) + " GFLOP/s\n";
   const uint64_t memory = n.beat ? n.beat->memory_bytes : i.memory_bytes;
@@ -189,12 +207,12 @@ std::string RenderNodesLine(const NodesSeen& nodes, uint64_t now_wall_ns, Colour
 
 std::string RenderStatus(const RootStatus& status, const NightSummary& summary, uint64_t now_wall_ns, Colours colours) {
   std::string out = "Root     " + status.root + " (" + RenderSource(status.nodes) + ")\n" + Warnings(status.nodes);
-  for (const JobStatus& job : status.jobs) out += JobBlock(job, colours);
-  return out + RenderNodesLine(status.nodes, now_wall_ns, colours) + SummaryLines(summary, colours);
+  for (const JobStatus& job : status.jobs) out += JobBlock(job, kMovesShown, colours);
+  return out + RenderNodesLine(status.nodes, now_wall_ns, colours) + SummaryLine(summary, status.jobs, colours);
 }
 
 std::string RenderJob(const JobStatus& job, Colours colours) {
-  std::string out = JobBlock(job, colours);
+  std::string out = JobBlock(job, job.moves.size(), colours);
   if (job.folded && Ended(job)) {
     for (const StageStatus& s : job.stages) out += StageLine(s, colours);
     out += MergeLine(job.merge);

@@ -10,6 +10,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../crash"))
 import harness as h  # noqa: E402
@@ -98,7 +99,7 @@ def json_of_submit_and_status(r):
     job = doc["jobs"][0]
     for key, kind in {"job": str, "name": str, "state": str, "detail": str, "next": str, "source": str, "out": str, "priority": int, "after": list,
                       "shard_layers": list, "on": list, "retries": int, "submitted_wall_ns": int, "ended_wall_ns": int, "folded": bool, "stages": list,
-                      "phase": str, "why": str, "merge": dict, "shares": list, "restarts": dict, "recipe": str, "numerics": str, "samples": int,
+                      "phase": str, "moves": list, "merge": dict, "shares": list, "restarts": dict, "recipe": str, "numerics": str, "samples": int,
                       "seq_len": int, "stale_records": int, "nondeterminism": int}.items():
         assert isinstance(job[key], kind), f"{key}: {job.get(key)!r}"
     assert "eta_seconds" in job and job["priority"] == -5 and job["shard_layers"] == [3, 1] and job["state"] == "queued", job
@@ -196,7 +197,7 @@ def bad_input_is_refused_and_remembered(r):
     for name, (_, words) in cases.items():
         assert jobs[name]["state"] == "refused" and words[0] in jobs[name]["detail"], jobs[name]
     text = r.jobctl("status").stdout
-    assert "8 refused" in text and "nowhere" in text, text
+    assert "8 refused (nosource, " in text and "nowhere" in text, text
     assert len(os.listdir(os.path.join(r.dir, "jobs"))) == 1, "a refused job has a directory"
     # What was wrong is mended: the name is free.
     job = r.submit("split", "--shard-layers", "2,2")
@@ -327,6 +328,60 @@ def drain_of_nobody(r):
     r.submit("a")
     for command in ("drain", "undrain"):
         r.refused(command, "n9", words=["n9", "known: none"])
+
+
+def known_node(r, name, memory):
+    """A node that was here and is gone: its daemon is killed as soon as the root knows it."""
+    daemon = subprocess.Popen([os.path.join(h.BIN, "holdfastd"), "--root", r.dir, "--name", name, "--device", "cpu", "--memory", memory],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (os.path.isdir(r.dir + "/log/node." + name) and os.listdir(r.dir + "/log/node." + name)):
+            assert daemon.poll() is None and time.monotonic() < deadline, f"{name} did not come up"
+            time.sleep(0.05)
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
+@case
+def nodes_that_were_there(r):
+    known_node(r, "small", "410MB")
+    known_node(r, "tiny", "10MB")
+    nodes = {n["node"]: n for n in json.loads(r.jobctl("nodes", "--json").stdout)["nodes"]}
+    assert nodes["small"]["life"] == nodes["tiny"]["life"] == "silent", nodes
+    assert nodes["small"]["memory_bytes"] == 410000000 and nodes["small"]["version"] and nodes["small"]["numerics"], nodes
+    text = r.jobctl("nodes").stdout
+    assert re.search(r"small +silent", text) and "410 MB" in text and "GFLOP/s" in text, text
+    # The plan is made for the nodes that are known, and says that none of them lives.
+    p = r.jobctl(*r.submit_args("a", "--shard-layers", "3,1", "--on", "small,small"))
+    assert "layers 0-2 on small" in p.stderr and "of its 410 MB" in p.stderr and "about" in p.stderr and "no daemon is alive" in p.stderr, p.stderr
+    r.refused(*r.submit_args("b", "--shard-layers", "3,1", "--on", "small,tiny"), words=["--on tiny", "bytes", "10.0 MB"])
+    r.refused(*r.submit_args("c", "--shard-layers", "3,1", "--on", "small,n9"), words=["n9", "small, tiny"])
+    assert "layers 3-3 on small" in r.jobctl(*r.submit_args("d", "--shard-layers", "3,1")).stderr
+
+
+@case
+def what_fits_no_node_is_refused(r):
+    known_node(r, "tiny", "10MB")
+    for extra in ([], ["--shard-layers", "2,2"]):
+        p = r.refused(*r.submit_args("a", *extra), words=["tiny", "short"])
+        assert re.search(r"\d", p.stderr), p.stderr
+    assert [j["state"] for j in r.status()["jobs"]] == ["refused", "refused"]
+
+
+@case
+def drain_and_undrain(r):
+    known_node(r, "n1", "410MB")
+    p = r.jobctl("drain", "n1")
+    assert "undrain n1" in p.stdout, p.stdout
+    before = r.slots()
+    assert "already" in r.jobctl("drain", "n1").stdout and r.slots() == before
+    assert re.search(r"n1 .*drained", r.jobctl("nodes").stdout) and r.status()["nodes"][0]["drained"]
+    said = json.loads(r.jobctl("undrain", "n1", "--json").stdout)
+    assert said["event"] == "undrain" and said["node"] == "n1", said
+    assert not r.status()["nodes"][0]["drained"]
+    r.refused("drain", "n2", words=["n2", "known: n1"])
 
 
 @case

@@ -56,6 +56,8 @@ TEST(JobStatusRules, PaceComesFromTwoCommitsOfOneOwner) {
 
 TEST(JobStatusRules, AJobIsWhereItsLastStageIs) {
   EXPECT_EQ(JobPhase(Job("a", "running", {Stage(0, "evict", 100, "n1"), Stage(1, "calibrate", 40, "n2")})), "calibrate");
+  EXPECT_EQ(JobPhase(Job("a", "running", {Stage(0, "calibrate", 10, "n1"), Stage(1, "waiting", 0, "n2")})), "calibrate");
+  EXPECT_EQ(JobPhase(Job("a", "running", {Stage(0, "load", 0, "n1"), Stage(1, "waiting", 0, "n2")})), "waiting");
   EXPECT_EQ(JobPhase(Job("a", "running", {Stage(0, "done", 100, "n1"), Stage(1, "done", 100, "n2")})), "merge");
   EXPECT_EQ(JobPhase(Job("a", "done", {Stage(0, "done", 100, "n1")})), "done");
   EXPECT_EQ(JobPhase(Job("a", "queued", {})), "waiting");
@@ -83,6 +85,9 @@ TEST(JobStatusRules, EtaIsThatOfTheSlowestStageAndNoGuess) {
   EXPECT_EQ(JobEta(job), std::nullopt) << "nobody knows how fast stage 1 is";
   job.stages[1].eta_seconds = 75;
   EXPECT_EQ(JobEta(job), 75u);
+  job.stages.push_back(Stage(3, "waiting", 0, "n1"));
+  EXPECT_EQ(JobEta(job), std::nullopt) << "stage 3 has still to come";
+  job.stages.pop_back();
   job.state = "waiting";
   EXPECT_EQ(JobEta(job), std::nullopt);
 }
@@ -125,7 +130,7 @@ TEST(NightSummary, CountsStatesFailuresRestartsAndTime) {
 TEST(StatusText, SaysWhatANightWasLike) {
   const RootStatus night = Night();
   const std::string text = RenderStatus(night, Summarize(night, 9000 * kSecond), 9000 * kSecond, Colours::kNo);
-  for (const char* part : {"from the ledger alone: no daemon answers", "2 done, 1 refused", "restarts 4 (out_of_memory x1, signal 9 x3)", "middle: model.safetensors: NaN",
+  for (const char* part : {"from the ledger alone: no daemon answers", "2 done, 1 refused (middle);", "restarts 4 (out_of_memory x1, signal 9 x3)", "model.safetensors: NaN",
                            "n1 alive", "n2 silent", "2 h 00 min"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
   }
@@ -143,6 +148,15 @@ TEST(StatusText, SaysWhatStandsInTheWayOfAStage) {
   for (const char* part : {"n2 is silent", "last died of: out of memory", "restarts 1 (signal 9 x1)", "0.2 GB short", "no node", "stage 0, life 2: signal 9, on n2"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
   }
+}
+
+TEST(StatusText, TellsWhatWasLostOnTheWayAlsoWhenAllIsWell) {
+  JobStatus job = Job("a", "done", {Stage(0, "done", 100, "n1")});
+  job.moves = {{1, kSecond, "start", ""}, {2, 2 * kSecond, "node n3 lost (silent for 120 s)", ""}, {3, 3 * kSecond, "all stages are sealed", "n1"}};
+  const std::string text = RenderJob(job, Colours::kNo);
+  EXPECT_NE(text.find("placed anew: node n3 lost (silent for 120 s)"), std::string::npos) << text;
+  EXPECT_EQ(text.find("start"), std::string::npos) << text;
+  EXPECT_EQ(text.find("sealed"), std::string::npos) << "the merge is no accident\n" << text;
 }
 
 TEST(StatusJson, HasEveryDocumentedMember) {
