@@ -238,7 +238,7 @@ JobStatus JobFold::Describe(const QueuedJob& job, const NodesSeen& nodes, Depth 
     const std::string held = queue.Held(job);
     const bool begun = std::any_of(out.stages.begin(), out.stages.end(), [](const StageStatus& s) { return !s.node.empty(); });
     if (!held.empty()) {
-      out.detail = held;
+      out.detail = held.starts_with("waits") ? held : "waits: " + held;
     } else if (out.folded && (begun || !out.moves.empty())) {
       out.state = RunningState(out);
       if (out.state == "waiting") out.detail = WaitReason(out, nodes);
