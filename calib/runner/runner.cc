@@ -10,10 +10,10 @@
 
 #include <algorithm>
 #include <cctype>
-#include <chrono>
 
 #include "calib/runner/cuda_names.h"
 #include "calib/runner/forward.h"
+#include "ledger/base/clock.h"
 
 namespace holdfast {
 namespace {
@@ -168,7 +168,8 @@ std::vector<std::string> TorchDevices() {
 
 uint64_t MeasureSpeed(const std::string& device) {
   constexpr int64_t kRows = 512, kSide = 1024;
-  constexpr auto kBudget = std::chrono::milliseconds(200);
+  constexpr uint64_t kBudgetNs = 200'000'000;
+  const RealClock clock;
   const auto measured = Guarded("measuring " + device, [&]() -> Result<uint64_t> {
     HOLDFAST_ASSIGN(const Target target, ParseDevice(device));
     at::set_num_threads(1);
@@ -176,13 +177,13 @@ uint64_t MeasureSpeed(const std::string& device) {
     const at::Tensor x = at::ones({kRows, kSide}, options), w = at::ones({kSide, kSide}, options);
     const auto multiply = [&] { return at::matmul(x, w).select(0, 0).select(0, 0).item<float>(); };   // item() waits for a GPU
     multiply();
-    double best = 1e9;
-    for (const auto begin = std::chrono::steady_clock::now(); std::chrono::steady_clock::now() - begin < kBudget;) {
-      const auto start = std::chrono::steady_clock::now();
+    uint64_t best = UINT64_MAX;
+    for (const uint64_t begin = clock.MonotonicNs(); clock.MonotonicNs() - begin < kBudgetNs;) {
+      const uint64_t start = clock.MonotonicNs();
       multiply();
-      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      best = std::min(best, std::max<uint64_t>(1, clock.MonotonicNs() - start));
     }
-    return static_cast<uint64_t>(2.0 * kRows * kSide * kSide / best / 1e6);
+    return static_cast<uint64_t>(2e3 * kRows * kSide * kSide / static_cast<double>(best));
   });
   return measured.ok() ? *measured : 0;
 }

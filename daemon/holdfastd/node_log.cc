@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/holdfastd/node_log.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <ctime>
@@ -33,10 +35,11 @@ void NodeLog::Say(const std::string& text) const {
 void NodeLog::Say(const std::string& job, const std::string& text) const {
   const std::string line = Stamp(clock_.WallNs()) + " " + text + "\n";
   std::fprintf(stderr, "%s %s: %s\n", Stamp(clock_.WallNs()).c_str(), job.c_str(), text.c_str());
-  if (FILE* f = std::fopen(PathOf(job).c_str(), "ae")) {   // best effort: the ledger tells the same story
-    std::fputs(line.c_str(), f);
-    std::fclose(f);
-  }
+  // One write, so that it does not mix with what a child says. Best effort: the ledger tells the same story.
+  const int fd = ::open(PathOf(job).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (fd < 0) return;
+  if (::write(fd, line.data(), line.size()) < 0) std::fprintf(stderr, "cannot write %s\n", PathOf(job).c_str());
+  ::close(fd);
 }
 
 }  // namespace holdfast

@@ -90,9 +90,9 @@ Status Committer::Step() {
       }
     }
     if (next) HOLDFAST_TRY(PrepareOne(std::move(*next)));
-    const auto now = std::chrono::steady_clock::now();
-    if (asked || now - looked_ >= PollInterval()) {
-      looked_ = now;
+    const uint64_t now = options_.clock->MonotonicNs();
+    if (asked || now - looked_ns_ >= static_cast<uint64_t>(std::chrono::nanoseconds(PollInterval()).count())) {
+      looked_ns_ = now;
       HOLDFAST_TRY(options_.state->Refresh());
       const size_t wanted = upstream_wanted_.size();
       LookUpstream();

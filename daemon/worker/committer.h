@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "ledger/base/clock.h"
 #include "ledger/fold/run_state.h"
 #include "ledger/pack/pack.h"
 
@@ -29,6 +30,7 @@ class Committer {
  public:
   struct Options {
     FileSystem* fs = nullptr;
+    const Clock* clock = nullptr;
     RunState* state = nullptr;                  // used by this thread alone from Start to Stop
     StreamWriter* writer = nullptr;             // likewise
     Nonce incarnation;
@@ -77,7 +79,7 @@ class Committer {
   std::vector<ComputedSample> prepared_;        // this thread only: pack written, waiting for upstream
   std::vector<uint32_t> upstream_wanted_;       // this thread only
   Nonce consumer_;                              // this thread only: the latest that was reported
-  std::chrono::steady_clock::time_point looked_{};  // this thread only: when the ledger was last folded
+  uint64_t looked_ns_ = 0;                      // this thread only: when the ledger was last folded
   uint32_t idle_looks_ = 0;                     // this thread only: in a row, that brought nothing
   std::thread thread_;
 };

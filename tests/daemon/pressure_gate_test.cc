@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// When a node stops taking new samples for want of memory, and when it goes on.
 #include "daemon/core/pressure_gate.h"
 
 #include <gtest/gtest.h>
