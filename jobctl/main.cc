@@ -16,6 +16,7 @@ namespace {
 constexpr char kExitStatus[] =
     "EXIT STATUS: 0 done; 1 failed; 2 refused before anything was started (usage, bad input);\n"
     "75 stopped but resumable (SIGTERM, SIGINT, fenced, no space): type the same line again.\n";
+constexpr int kFsckUsage = 16;
 constexpr char kFsckExitStatus[] =
     "EXIT STATUS (sum of bits): 0 clean; 4 errors found; 8 could not read; 16 usage; 64 committed data lost.\n";
 
@@ -51,6 +52,7 @@ struct Parsed {
   int Run(RunOptions* options);
   int Resume(const CLI::App& cmd);
   int Status();
+  int Fsck();
   std::optional<int> ClusterCommand(const CLI::App& app);
   bool MeansJob(const std::string& argument) const;
 };
@@ -86,6 +88,13 @@ int Parsed::Status() {
   return RootStatusCommand({.root = root, .job = status.dir, .json = status.json, .follow = status.follow});
 }
 
+int Parsed::Fsck() {
+  if (fsck.dir.empty()) fsck.dir = root;
+  if (!fsck.dir.empty()) return FsckCommand(fsck);
+  (void)Fail(InvalidArgument("fsck: which directory? Give a run directory or a root"), fsck.json);
+  return kFsckUsage;
+}
+
 std::optional<int> Parsed::ClusterCommand(const CLI::App& app) {
   submit.root = nodes.root = cancel.root = drain.root = logs.root = keygen.root = root;
   if (app.got_subcommand("submit")) return SubmitCommand(submit);
@@ -107,9 +116,9 @@ int Parsed::Dispatch(const CLI::App& app) {
   if (const auto done = ClusterCommand(app)) return *done;
   if (app.got_subcommand("status")) return Status();
   if (app.got_subcommand("resume")) return Resume(*app.get_subcommand("resume"));
+  if (app.got_subcommand("fsck")) return Fsck();
   if (root_said) return Fail(InvalidArgument("--root: this command works on a directory of its own; jobs of a root are begun with `jobctl submit`"), run.json);
   if (app.got_subcommand("run")) return Run(&run);
-  if (app.got_subcommand("fsck")) return FsckCommand(fsck);
   return VerifyCommand(verify);
 }
 
@@ -202,11 +211,11 @@ void DeclareCluster(CLI::App* app, Parsed* p) {
 }
 
 void DeclareChecks(CLI::App* app, Parsed* p) {
-  CLI::App* fsck = app->add_subcommand("fsck", "check the invariants of a run directory; changes nothing");
-  fsck->add_option("DIR", p->fsck.dir, "run directory")->required();
+  CLI::App* fsck = AddRoot(app->add_subcommand("fsck", "check the invariants of a run directory, or of a root with all its jobs; changes nothing"), p);
+  fsck->add_option("DIR", p->fsck.dir, "run directory or root (default: the root)");
   fsck->add_flag("--deep", p->fsck.deep, "read and check every chunk, source and output file too");
   fsck->add_flag("--json", p->fsck.json, "findings as one JSON document");
-  fsck->footer(std::string("EXAMPLE: jobctl fsck Mistral-Large-NVFP4.run --deep\n") + kFsckExitStatus);
+  fsck->footer(std::string("EXAMPLE: jobctl fsck Mistral-Large-NVFP4.run --deep\n         jobctl --root /mnt/holdfast fsck\n") + kFsckExitStatus);
 
   CLI::App* verify = app->add_subcommand("verify", "judge a finished output directory, alone or against its source");
   verify->add_option("OUT", p->verify.out, "output directory")->required();
@@ -236,8 +245,7 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     const int rc = app.exit(e, std::cout, std::cerr);
-    const bool fsck = argc > 1 && std::string(argv[1]) == "fsck";
-    return rc == 0 ? 0 : fsck ? 16 : kExitUsage;
+    return rc == 0 ? 0 : app.got_subcommand("fsck") ? kFsckUsage : kExitUsage;
   }
   return parsed.Dispatch(app);
 }

@@ -445,6 +445,18 @@ def an_old_queue_is_listed_without_reading_every_job(r):
 
 
 @case
+def fsck_of_the_root(r):
+    r.submit("a")
+    r.submit("b")
+    assert "2 jobs; clean" in r.jobctl("fsck").stdout
+    assert "2 jobs; clean" in h.run([h.JOBCTL, "fsck", r.dir], check=0).stdout
+    p = h.run([h.JOBCTL, "fsck"], check=16)
+    assert "which directory" in p.stderr, p.stderr
+    h.run([h.JOBCTL, "fsck", "--no-such-option"], check=16)
+    h.run([h.JOBCTL, "--root", r.dir, "fsck", "--no-such-option"], check=16)
+
+
+@case
 def a_broken_ledger_hides_no_other_job(r):
     bad = r.submit("bad")
     r.submit("good")
