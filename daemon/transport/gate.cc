@@ -8,12 +8,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 #include <zmq.hpp>
 
 #include "daemon/transport/keys.h"
@@ -26,6 +28,7 @@ constexpr const char* kZapEndpoint = "inproc://zeromq.zap.01";
 constexpr uint64_t kRereadNs = 1'000'000'000;
 constexpr auto kRereadWait = std::chrono::milliseconds(250);
 constexpr size_t kNamesMax = 8;
+constexpr int kFailures = ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
 
 // The keys of one directory. It is read by a thread of its own, because it lies on the shared file system and that may hang; who is
 // known from the last time is let in all the same.
@@ -78,18 +81,31 @@ std::string AddressOf(int fd) {
   sockaddr_storage a{};
   socklen_t len = sizeof(a);
   char text[INET6_ADDRSTRLEN] = "";
-  if (::getpeername(fd, reinterpret_cast<sockaddr*>(&a), &len) != 0) return "somebody who has gone";
+  if (::getpeername(fd, reinterpret_cast<sockaddr*>(&a), &len) != 0) return "somebody who left at once";
   if (a.ss_family == AF_INET) ::inet_ntop(AF_INET, &reinterpret_cast<sockaddr_in*>(&a)->sin_addr, text, sizeof(text));
   if (a.ss_family == AF_INET6) ::inet_ntop(AF_INET6, &reinterpret_cast<sockaddr_in6*>(&a)->sin6_addr, text, sizeof(text));
   return text[0] != '\0' ? text : "a local process";
 }
 
-// What a listener's monitor tells: who came (the descriptor names the address while it is open) and whose handshake failed.
+// What a listener's monitor tells. The descriptor of a connection names the address while it is open; a failure comes just before the
+// disconnection that it causes; greetings that are no ZMTP at all are closed without one.
 struct Watched {
+  struct Caller {
+    std::string address;
+    uint64_t successes = 0;          // of the listener, when this one called
+  };
   zmq::socket_t events;
-  std::map<uint32_t, std::string> peers;  // by descriptor
-  const char* failure = nullptr;          // the next disconnection is for this reason
+  std::map<uint32_t, Caller> callers;  // by descriptor
+  uint64_t successes = 0;
+  std::optional<std::string> failure;  // why the next disconnection happens; "": not worth a word, or counted already
 };
+
+// A peer that goes away while it shakes hands has done no wrong: it was stopped, or it only looked whether the port is open.
+std::string FailureOf(uint16_t event, uint32_t value) {
+  if (event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL) return "no keys, or meant for another server";
+  if (event == ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL && value == EAGAIN) return "no handshake in time";
+  return "";
+}
 
 }  // namespace
 
@@ -200,13 +216,15 @@ struct Gate::Impl {
   }
 
   void OnEvent(Watched* w, uint16_t event, uint32_t value) {
-    if (event == ZMQ_EVENT_ACCEPTED) w->peers[value] = AddressOf(static_cast<int>(value));
-    if (event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL) w->failure = "no keys, or another server's, or garbage";
-    if (event == ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL) w->failure = "no handshake";
+    if (event == ZMQ_EVENT_ACCEPTED) w->callers[value] = {AddressOf(static_cast<int>(value)), w->successes};
+    if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) ++w->successes;
+    if ((event & kFailures) != 0) w->failure = FailureOf(event, value);
     if (event != ZMQ_EVENT_DISCONNECTED) return;
-    if (w->failure != nullptr) Refuse(w->peers[value], w->failure);
-    w->failure = nullptr;
-    w->peers.erase(value);
+    const Watched::Caller caller = std::exchange(w->callers[value], {});
+    w->callers.erase(value);
+    if (!w->failure && !caller.address.empty() && caller.successes == w->successes) w->failure = "not ZeroMQ";
+    if (w->failure && !w->failure->empty()) Refuse(caller.address, *w->failure);
+    w->failure.reset();
   }
 };
 
@@ -243,8 +261,7 @@ void Gate::Watch(void* zmq_socket) {
     std::lock_guard lock(impl_->mutex);
     endpoint = "inproc://holdfast.watch." + std::to_string(impl_->watch_count++);
   }
-  constexpr int kEvents = ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
-                          ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_MONITOR_STOPPED;
+  constexpr int kEvents = ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | kFailures | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_MONITOR_STOPPED;
   if (zmq_socket_monitor(zmq_socket, endpoint.c_str(), kEvents) != 0) return;
   w.events = zmq::socket_t(*impl_->context, zmq::socket_type::pair);
   w.events.set(zmq::sockopt::linger, 0);

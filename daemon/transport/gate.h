@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The door of a context's CURVE listeners: a thread that answers ZAP (RFC 27) on inproc://zeromq.zap.01, denies by default, lets in whose
-// public key lies in the keys directory, and remembers whom it turned away. Known keys are let in while the directory hangs.
+// The door of a context's tcp listeners: a thread that answers ZAP (RFC 27) on inproc://zeromq.zap.01, denies by default, lets in whose
+// public key lies in the keys directory, and remembers whom it turned away and who never got as far as a key. Known keys are let in while
+// the directory hangs.
 #pragma once
 
 #include <cstdint>

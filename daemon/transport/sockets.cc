@@ -102,7 +102,6 @@ Status SetCurve(Context& context, Socket::Kind kind, const SocketSecurity& secur
   if (zmq_setsockopt(s.handle(), kZapEnforceDomain, &enforce, sizeof(enforce)) != 0) {
     return Unsupported("this libzmq cannot enforce authentication (option ZAP_ENFORCE_DOMAIN): it must be 4.3 or newer");
   }
-  gate->Watch(s.handle());
   return OkStatus();
 }
 
@@ -131,6 +130,10 @@ Result<std::unique_ptr<Socket>> Socket::Open(Context& context, Kind kind, const 
     SetOptions(s, endpoint, max_message_bytes, linger_ms);
     HOLDFAST_TRY(SetCurve(context, kind, security, s));
     if (kind == Kind::kRouter) {
+      if (endpoint.starts_with("tcp://")) {
+        HOLDFAST_ASSIGN(Gate* const gate, context.impl()->TheGate());
+        gate->Watch(s.handle());
+      }
       s.set(zmq::sockopt::router_mandatory, true);
       s.set(zmq::sockopt::router_handover, false);
       s.bind(endpoint);

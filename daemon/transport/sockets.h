@@ -22,7 +22,7 @@ class Context {  // one per process; sockets must die before it
  public:
   Context();
   ~Context();
-  Refused refused() const;     // by its CURVE listeners, all together. Any thread
+  Refused refused() const;     // by its tcp listeners, all together. Any thread
   struct Impl;
   Impl* impl() const { return impl_.get(); }
 

@@ -49,8 +49,10 @@ Result<WorkerReport> WorkerReport::Decode(std::string_view text) {
   else if (kind == kKinds[2]) r.kind = Kind::kFinished;
   else return Unsupported("worker report of unknown kind \"" + kind + "\"");
   HOLDFAST_ASSIGN(const uint64_t stage, Count(j, "stage"));
+  if (stage > UINT16_MAX) return Corrupt("worker report: stage " + std::to_string(stage) + " is out of range");
   r.stage = static_cast<uint16_t>(stage);
   HOLDFAST_ASSIGN(const uint64_t attempt, Count(j, "attempt"));
+  if (attempt > UINT32_MAX) return Corrupt("worker report: attempt " + std::to_string(attempt) + " is out of range");
   r.attempt = static_cast<uint32_t>(attempt);
   HOLDFAST_ASSIGN(r.phase, GetString(j, "phase", "worker report"));
   HOLDFAST_ASSIGN(r.samples_done, Count(j, "samples_done"));
