@@ -21,20 +21,22 @@ bool HoldsOnEveryNode(const std::string& code) {
 
 std::vector<CoordinatorAction> Coordinator::Step(const CoordinatorEvent& event, TimeNs now) {
   now_ = now;
-  if (policy_.mutant != CoordinatorPolicy::Mutant::kNoDoubt) heard_.Begin(now);
-  std::visit([this](const auto& e) { On(e); }, event);
-  if (!over_) Decide();
+  heard_.Begin(now);
+  if (Is(CoordinatorPolicy::Mutant::kNoDoubt)) heard_.ForgetDoubt();
+  const News news = std::visit([this](const auto& e) { return On(e); }, event);
+  if (!over_ && news == News::kYes) Decide();
   return std::exchange(actions_, {});
 }
 
-void Coordinator::On(const BeatSeen& e) {
+Coordinator::News Coordinator::On(const BeatSeen& e) {
   const HeardNodes::Heard heard = heard_.OnBeat(e.node, now_);
-  if (heard == HeardNodes::Heard::kOld || over_) return;
+  if (heard == HeardNodes::Heard::kOld || over_) return News::kNo;
   if (heard == HeardNodes::Heard::kBack) SayText("node " + e.node.name + " is back");
   HearTasks(*heard_.Find(e.node.name));
+  return heard == HeardNodes::Heard::kSame ? News::kNo : News::kYes;
 }
 
-void Coordinator::On(const JobSeen& e) {
+Coordinator::News Coordinator::On(const JobSeen& e) {
   for (const StageView& s : e.job.stages) {
     const auto [tail, first] = tails_.try_emplace(s.stage, s.tail);
     if (s.tail > tail->second && !s.owner.empty() && heard_.OnProgress(s.owner, now_)) SayText("node " + s.owner + " is back: it commits");
@@ -42,20 +44,23 @@ void Coordinator::On(const JobSeen& e) {
   }
   for (const std::string& node : e.job.on) heard_.Name(node, now_);
   job_ = e.job;
+  return News::kYes;
 }
 
-void Coordinator::On(const Assigned& e) {
+Coordinator::News Coordinator::On(const Assigned& e) {
   if (!assignment_ || assignment_->number != e.assignment.number) {
     proposed_.reset();
     noted_ = now_;
   }
   assignment_ = e.assignment;
-  heard_.Name(assignment_->merge_node, now_);
+  const TimeNs since = Is(CoordinatorPolicy::Mutant::kNoDoubt) ? 0 : now_;
+  heard_.Name(assignment_->merge_node, since);
   for (const Assignment::Entry& s : assignment_->stages) {
-    heard_.Name(s.node, now_);
+    heard_.Name(s.node, since);
     Seat& seat = seats_[s.stage];
     if (seat.since == 0 || seat.node != s.node) seat = {s.node, now_};
   }
+  return News::kNo;  // the view of the job as it is now follows
 }
 
 bool Coordinator::Named(const std::string& node, StageId stage) const {
@@ -67,7 +72,7 @@ bool Coordinator::Named(const std::string& node, StageId stage) const {
 
 // As long as nodes are still gathering, reports may be of an attempt that was over before this one began.
 void Coordinator::HearTasks(HeardNode& node) {
-  if (policy_.mutant == CoordinatorPolicy::Mutant::kForgetsBars) return;
+  if (Is(CoordinatorPolicy::Mutant::kForgetsBars)) return;
   for (const TaskView& t : node.view.tasks) {
     const StageId stage = t.merge ? kMergeStage : t.stage;
     const Bar bar{node.view.incarnation, t.error};

@@ -12,6 +12,10 @@
 //   - when all stages are sealed: the merge, on a live node; moved when that node is lost or fails
 //   - failure for good: a worker refused its input for reasons that hold on every node (error_code invalid_argument, unsupported, corrupt),
 //     or a stage was given up on by kGiveUpsMax nodes or by every fit one
+//
+// What nodes report (NodeView::tasks) counts as long as the node's incarnation lives. "refused" bars it from the job, "failed" from that stage
+// or the merge, "fenced" and the rest are no failure. Input that is bad everywhere ends the job only if the reporting node has the task
+// by the latest assignment and `gather` has passed since this coordinator was born: a report of an attempt before `jobctl resume` is none.
 // Nodes of another holdfast version, or another libtorch than the first that worked on this job, get nothing; the note names both.
 #pragma once
 
@@ -36,7 +40,7 @@ struct CoordinatorPolicy {
   std::string version;                     // holdfast's, of this program; nodes must have the same
   std::string job = "JOB";                 // how commands name it, for texts that end in one
   // One rule less than there should be, for tests of the tests. Never set elsewhere.
-  enum class Mutant : uint8_t { kNone, kNoDoubt, kNoTenure, kForgetsBars, kMovesTheHealthy, kForgetsTheWaiting } mutant = Mutant::kNone;
+  enum class Mutant : uint8_t { kNone, kNoDoubt, kNoTenure, kForgetsBars, kMovesTheHealthy, kLeavesTheWaiting, kRepeatsItself } mutant = Mutant::kNone;
 };
 inline constexpr uint32_t kGiveUpsMax = 3;
 
@@ -85,14 +89,16 @@ class Coordinator {
   };
 
   // coordinator.cc: events, reports of failure, the merge, what is emitted.
-  void On(const BeatSeen& e);
-  void On(const JobSeen& e);
-  void On(const Assigned& e);
-  void On(const Tick&) {}
+  enum class News : uint8_t { kNo, kYes };   // whether there may be something to decide before the next tick
+  News On(const BeatSeen& e);
+  News On(const JobSeen& e);
+  News On(const Assigned& e);
+  News On(const Tick&) { return News::kYes; }
   void HearTasks(HeardNode& node);
   void Decide();
   void DecideMerge();
   void SayWhyNot(const Requirement& required);
+  bool Is(CoordinatorPolicy::Mutant mutant) const { return policy_.mutant == mutant; }
   void SayText(std::string text) { actions_.emplace_back(Say{std::move(text)}); }
   void Fail(std::string detail);
   bool FailGivenUp(StageId stage, const std::string& what, bool placed, uint64_t needs, const Requirement& required);
@@ -105,6 +111,7 @@ class Coordinator {
   void DecideStages();
   bool MayBegin(const std::vector<NodeView>& usable);
   bool Untouched() const;
+  bool Begun() const;
   Requirement Required() const;
   Requirement MostCapable() const;
   std::string WhyNot(const HeardNode& node, const Requirement& required) const;

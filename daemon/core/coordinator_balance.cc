@@ -42,18 +42,18 @@ void Coordinator::Rebalance(std::vector<Item>& items, const std::vector<NodeView
     return std::find(chosen.begin(), chosen.end(), StageId(static_cast<uint16_t>(&item - items.data()))) != chosen.end();
   };
   const auto settled = [&](const Item& i) {
-    if (policy_.mutant == CoordinatorPolicy::Mutant::kNoTenure) return true;
+    if (Is(CoordinatorPolicy::Mutant::kNoTenure)) return true;
     const auto seat = i.stage ? seats_.find(*i.stage) : seats_.end();
     return i.pinned && seat != seats_.end() && now_ - seat->second.since >= policy_.tenure_ns;
   };
   const auto asked = [&](const Item& i) {
     return job_->on.size() == items.size() && job_->on[static_cast<size_t>(&i - items.data())] == i.place.node;
   };
-  const bool takes_all = policy_.mutant == CoordinatorPolicy::Mutant::kMovesTheHealthy;
+  const bool takes_all = Is(CoordinatorPolicy::Mutant::kMovesTheHealthy);
 
   std::vector<const NodeView*> idle;
   for (const NodeView& n : usable) {
-    const bool steady = now_ - heard_.Find(n.name)->present >= policy_.tenure_ns || policy_.mutant == CoordinatorPolicy::Mutant::kNoTenure;
+    const bool steady = now_ - heard_.Find(n.name)->present >= policy_.tenure_ns || Is(CoordinatorPolicy::Mutant::kNoTenure);
     if (at[n.name].empty() && !n.paused && steady) idle.push_back(&n);
   }
   std::stable_sort(idle.begin(), idle.end(), [](const NodeView* a, const NodeView* b) { return a->speed > b->speed; });

@@ -56,13 +56,20 @@ bool Coordinator::MayBegin(const std::vector<NodeView>& usable) {
   return gathering_ ? now_ - *gathering_ >= policy_.gather_ns : heard_.KnowsAll(now_);
 }
 
-// Nobody has begun anywhere: the cut may still be made for the nodes that are there.
+// Nobody has begun anywhere, or tried to: the cut may still be made for the nodes that are there.
 bool Coordinator::Untouched() const {
-  if (job_->stages_given) return false;
-  const auto begun = [](const StageView& s) { return s.sealed || s.samples_done > 0 || !s.owner.empty(); };
+  if (job_->stages_given || Begun()) return false;
+  const auto gave_up = [this](const StageView& s) {
+    return std::any_of(heard_.nodes().begin(), heard_.nodes().end(), [&](const auto& n) { return heard_.GaveUp(n.second, s.stage); });
+  };
   const auto given = [](const Assignment::Entry& e) { return !e.node.empty(); };
-  return std::none_of(job_->stages.begin(), job_->stages.end(), begun) &&
+  return std::none_of(job_->stages.begin(), job_->stages.end(), gave_up) &&
          (!assignment_ || std::none_of(assignment_->stages.begin(), assignment_->stages.end(), given));
+}
+
+bool Coordinator::Begun() const {
+  return std::any_of(job_->stages.begin(), job_->stages.end(),
+                     [](const StageView& s) { return s.sealed || s.samples_done > 0 || !s.owner.empty(); });
 }
 
 Coordinator::Requirement Coordinator::Required() const {
@@ -76,7 +83,7 @@ Coordinator::Requirement Coordinator::Required() const {
       const HeardNode* n = heard_.Find(e.node);
       if (n && n->heard && !n->lost) return {"", TorchOf(n->view.numerics)};
     }
-    if (!torch_.empty() && !Untouched()) return {"", torch_};
+    if (!torch_.empty() && Begun()) return {"", torch_};
   }
   return MostCapable();
 }
@@ -207,6 +214,7 @@ void Coordinator::Place(std::vector<Item>& items, const std::vector<NodeView>& u
     StageWish wish = WishOf(item, i, items.size(), usable);
     const HeardNode* asked = heard_.Find(wish.asked);
     item.held = !item.pinned && asked && !asked->lost && !heard_.Fresh(*asked, now_);
+    if (Is(CoordinatorPolicy::Mutant::kLeavesTheWaiting)) item.held = item.held || (item.entered && item.before.empty());
     if (item.held) {
       item.place = {"", "waits for " + wish.asked + ", which --on asks for and which is not heard"};
     } else {
@@ -313,7 +321,8 @@ void Coordinator::Propose(std::vector<Item> items, const Requirement& required) 
     }
     assign.places.push_back(item.sealed ? StagePlace{} : item.place);
   }
-  if (!moved && !(noted && now_ - noted_ >= policy_.tenure_ns)) return;
+  const bool rewrite = noted && now_ - noted_ >= policy_.tenure_ns;  // a note that wobbles is not written with every beat
+  if (!moved && !rewrite && !Is(CoordinatorPolicy::Mutant::kRepeatsItself)) return;
   if (assign.why.empty()) assign.why = moved ? "the stages changed" : "what the waiting stages need changed";
   for (std::string& s : says) SayText(std::move(s));
   torch_ = required.torch;

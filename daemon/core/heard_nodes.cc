@@ -2,9 +2,25 @@
 #include "daemon/core/heard_nodes.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 namespace holdfast {
+
+namespace {
+
+// Whether two beats differ in nothing that a decision could depend on.
+bool SameWords(const NodeView& a, const NodeView& b) {
+  const auto words = [](const NodeView& v) {
+    return std::tie(v.draining, v.paused, v.storage_stalled, v.memory_bytes, v.memory_elsewhere, v.speed, v.version, v.numerics);
+  };
+  const auto same = [](const TaskView& s, const TaskView& t) {
+    return std::tie(s.stage, s.merge, s.state, s.error_code, s.error) == std::tie(t.stage, t.merge, t.state, t.error_code, t.error);
+  };
+  return words(a) == words(b) && std::equal(a.tasks.begin(), a.tasks.end(), b.tasks.begin(), b.tasks.end(), same);
+}
+
+}  // namespace
 
 void HeardNodes::Begin(TimeNs now) {
   if (!begun_) {
@@ -32,12 +48,14 @@ HeardNodes::Heard HeardNodes::OnBeat(const NodeView& view, TimeNs now) {
   const auto [count, first] = n.counts.try_emplace(view.incarnation, view.count);
   if (first || view.count <= count->second) return Heard::kOld;
   count->second = view.count;
-  if (!Fresh(n, now) || n.view.incarnation != view.incarnation) n.present = now;
+  const bool present = Fresh(n, now) && n.view.incarnation == view.incarnation;
+  const bool same = present && SameWords(n.view, view);
+  if (!present) n.present = now;
   n.view = view;
   n.heard = true;
-  if (view.storage_stalled) return Heard::kAlive;  // it speaks, but cannot commit: as good as silent
+  if (view.storage_stalled) return Heard::kNews;  // it speaks, but cannot commit: as good as silent
   n.beat = n.alive = now;
-  return std::exchange(n.lost, false) ? Heard::kBack : Heard::kAlive;
+  return std::exchange(n.lost, false) ? Heard::kBack : same ? Heard::kSame : Heard::kNews;
 }
 
 bool HeardNodes::OnProgress(const std::string& node, TimeNs now) {

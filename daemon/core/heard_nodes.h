@@ -45,7 +45,7 @@ class HeardNodes {
   void Begin(TimeNs now);
   // Every name that the job speaks of is known, though perhaps never heard.
   void Name(const std::string& node, TimeNs now);
-  enum class Heard { kOld, kAlive, kBack };        // kOld: seen before. kBack: it was lost
+  enum class Heard : uint8_t { kOld, kSame, kNews, kBack };  // seen before; alive and nothing else new; something is; it was lost
   Heard OnBeat(const NodeView& view, TimeNs now);
   // true: it was lost and is back.
   bool OnProgress(const std::string& node, TimeNs now);
@@ -62,6 +62,7 @@ class HeardNodes {
   // Every node that is alive has had its chance to say so.
   bool KnowsAll(TimeNs now) const { return now - doubt_ >= suspect_ns_; }
   TimeNs born() const { return born_; }
+  void ForgetDoubt() { doubt_ = 0; }   // CoordinatorPolicy::Mutant only
 
  private:
   static constexpr size_t kIncarnationsMax = 64;  // remembered per node
