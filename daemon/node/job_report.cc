@@ -42,7 +42,7 @@ Result<Json> BuildReport(const RunState& state, const std::map<std::string, uint
   uint64_t tokens = 0;
   for (const auto& t : state.tokens()) tokens += t.size();
   return Json{{"job", job.uuid.Hex()}, {"out", job.out}, {"source", job.source}, {"run_dir", state.layout().root()}, {"recipe", job.recipe},
-              {"numerics", job.numerics}, {"samples", job.samples}, {"tokens", tokens}, {"quantized_linears", sites},
+              {"numerics", job.numerics == kAnyNumerics ? EffectiveNumerics(state) : job.numerics}, {"samples", job.samples}, {"tokens", tokens}, {"quantized_linears", sites},
               {"source_bytes", source_bytes}, {"output_bytes", output.total_size}, {"output_files", output.files.size()},
               {"phase_ms", std::move(phases)}, {"restarts", restarts}, {"restart_reasons", std::move(reasons)},
               {"zero_amax_sites", std::move(zero)}, {"nan_amax_sites", std::move(nan)}, {"rss_peak_bytes", rss_peak_bytes}};

@@ -131,6 +131,9 @@ Result<RootInfo> ReadRoot(FileSystem& fs, const RootLayout& layout) {
 
 Result<RootInfo> EnsureRoot(FileSystem& fs, const RootLayout& layout, const Nonce& incarnation) {
   const std::string tmp = layout.streams().TmpDir(incarnation);
+  if (const auto info = fs.Stat(layout.root()); info.ok() && !info->is_directory) {
+    return InvalidArgument(layout.root() + ": is not a directory; give the directory that the nodes share with --root");
+  }
   auto there = ReadRoot(fs, layout);
   if (!there.ok() && there.code() != ErrorCode::kNotFound) return there;
   if (!there.ok()) HOLDFAST_TRY(CheckFree(fs, layout.root()));
