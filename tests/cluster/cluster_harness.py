@@ -21,7 +21,7 @@ import harness as h  # noqa: E402
 HOLDFASTD = os.path.join(h.BIN, "holdfastd")
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, CLONE_NEWNET = 1, 0x40000000
-DEADLINE = 240  # seconds that anything may take on a busy machine; nothing here measures speed
+DEADLINE = int(os.environ.get("HOLDFAST_DEADLINE", "240"))  # seconds that anything may take on a busy machine; nothing here measures speed
 
 
 def dies_with_us(ns_pid=None, cgroup=None):
@@ -104,9 +104,12 @@ class Daemon:
             if h.kill(p, signal.SIGSTOP):
                 self.paused.append(p)
 
-    def wake(self):
-        for p in reversed(self.paused):
+    def wake(self, workers_first=0):
+        """Everybody; the daemon so many seconds after its workers."""
+        for p in self.paused[1:]:
             h.kill(p, signal.SIGCONT)
+        time.sleep(workers_first)
+        h.kill(self.paused[0], signal.SIGCONT)
 
     def end(self, seconds=60):
         """Waits for its end; the exit status."""
@@ -199,7 +202,19 @@ class Cluster:
         return d
 
     def nodes(self, count, *args, **more):
-        return [self.node(f"n{i + 1}", *args, **more) for i in range(count)]
+        """n1, n2, ...; returns when all of them have joined the root."""
+        started = [self.node(f"n{i + 1}", *args, **more) for i in range(count)]
+        self.wait_spoken(*started)
+        return started
+
+    def wait_spoken(self, *daemons):
+        """Until each of these (in their present lives) has said something in the root."""
+        def look():
+            for d in daemons:
+                assert d.running(), f"{d.name} ended with {d.process.returncode}: {d.said()[-2000:]}"
+            said = self.beats()
+            return all(d.name in said and said[d.name]["pid"] == d.pid for d in daemons)
+        wait_for(f"a beat of {', '.join(d.name for d in daemons)}", look)
 
     def keep(self, *daemons):
         for d in daemons:
