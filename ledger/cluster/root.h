@@ -49,7 +49,8 @@ struct RootInfo {
 // kNotFound: no root here (or an empty directory). kUnsupported, kCorrupt as CheckFormat.
 Result<RootInfo> ReadRoot(FileSystem& fs, const RootLayout& layout);
 // Makes the directories, tries whether the directory can be written and whether hard links work (ledger.md 1.4), publishes ROOT if there is
-// none. Errors name the directory and what to do: not writable, a run directory or something else lies there.
+// none. Errors name the directory and what to do: not writable, a run directory or something else lies there. An error of the fail-point
+// root.link_probe (HOLDFAST_FAIL=root.link_probe=eio) stands for a server without hard links.
 Result<RootInfo> EnsureRoot(FileSystem& fs, const RootLayout& layout, const Nonce& incarnation);
 
 // A file system for directories whose server has no hard links: Link(from, to) becomes an exclusive rename of a directory that holds

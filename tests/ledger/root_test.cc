@@ -94,6 +94,8 @@ TEST(Root, WhatIsSomethingElseIsLeftAlone) {
   const auto run = EnsureRoot(fs, RootLayout("/run"), NonceOf(1));
   EXPECT_EQ(run.code(), ErrorCode::kInvalidArgument);
   EXPECT_THAT(run.error().message, HasSubstr("run directory"));
+  Write(fs, "/notes.txt", "x");
+  EXPECT_THAT(EnsureRoot(fs, RootLayout("/notes.txt"), NonceOf(1)).error().message, HasSubstr("is not a directory"));
   Write(fs, "/home/thesis.tex", "x");
   const auto home = EnsureRoot(fs, RootLayout("/home"), NonceOf(1));
   EXPECT_EQ(home.code(), ErrorCode::kInvalidArgument);
