@@ -40,6 +40,7 @@ Coordinator::News Coordinator::On(const JobSeen& e) {
   for (const StageView& s : e.job.stages) {
     const auto [tail, first] = tails_.try_emplace(s.stage, s.tail);
     if (s.tail > tail->second && !s.owner.empty() && heard_.OnProgress(s.owner, now_)) SayText("node " + s.owner + " is back: it commits");
+    if (first || s.tail > tail->second) moved_[s.stage] = now_;
     tail->second = s.tail;
   }
   for (const std::string& node : e.job.on) heard_.Name(node, now_);

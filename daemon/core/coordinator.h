@@ -7,8 +7,9 @@
 //   - the first cut and placement (CutAndPlace, or the ranges given), once at least one fit node was heard for `gather`, or all of `on`
 //   - a stage whose node is lost (no beat and no tail progress for `suspect`), draining, refusing or giving up goes to another node that
 //     fits; a range that fits no single node is split (SplitRange) unless nothing fits: then it waits, with a note by how much
-//   - a stage that waits, or that queues behind another on one node, goes to a fit node that has nothing to do: one that came back,
-//     or a new one. Not before a stage's `tenure` on its node is over (against ping-pong), unless it waits
+//   - a stage whose node has been short of memory for `suspect` without any progress goes to another that fits and is not; else it stays
+//   - a stage that waits, or that queues behind or runs beside another on one node, goes to a fit node that has nothing to do: one
+//     that came back, or a new one. Not before a stage's `tenure` on its node is over (against ping-pong), unless it waits
 //   - when all stages are sealed: the merge, on a live node; moved when that node is lost or fails
 //   - failure for good: a worker refused its input for reasons that hold on every node (error_code invalid_argument, unsupported, corrupt),
 //     or a stage was given up on by kGiveUpsMax nodes or by every fit one
@@ -117,6 +118,7 @@ class Coordinator {
   std::string WhyNot(const HeardNode& node, const Requirement& required) const;
   std::vector<NodeView> Usable(const Requirement& required) const;
   std::vector<Item> Items(const Requirement& required) const;
+  bool Stuck(const Item& item, const HeardNode& node, const Requirement& required) const;
   std::string WhyLeave(const Item& item, const Requirement& required) const;
   std::vector<Item> FirstCut(const std::vector<NodeView>& usable, std::vector<Item> items) const;
   void Place(std::vector<Item>& items, const std::vector<NodeView>& usable, const Requirement& required) const;
@@ -125,9 +127,17 @@ class Coordinator {
   std::string WaitNote(const Item& item, const std::string& note, const Requirement& required) const;
   bool Split(std::vector<Item>& items, const std::vector<NodeView>& usable, const Requirement& required);
   bool FitsSomeone(const Item& item, const Requirement& required) const;
-  void Rebalance(std::vector<Item>& items, const std::vector<NodeView>& usable) const;
-  uint64_t WorkLeft(const Item& item) const;
   void Propose(std::vector<Item> items, const Requirement& required);
+
+  // coordinator_balance.cc: work for who has none.
+  using Lying = std::map<std::string, std::vector<Item*>>;   // what lies on which node
+  void Rebalance(std::vector<Item>& items, const std::vector<NodeView>& usable) const;
+  std::vector<const NodeView*> Idle(const Lying& at, const std::vector<NodeView>& usable) const;
+  Item* BestMove(std::vector<Item>& items, const Lying& at, const NodeView& to, const std::vector<NodeView>& usable) const;
+  bool Movable(const Item& item, size_t index, size_t items) const;
+  bool RunsBeside(const Item& item, const NodeView& node, const std::vector<Item*>& others) const;
+  double LoadOf(const NodeView& node, const std::vector<Item*>& items) const;
+  uint64_t WorkLeft(const Item& item) const;
 
   CoordinatorPolicy policy_;
   HeardNodes heard_;
@@ -139,6 +149,7 @@ class Coordinator {
   std::optional<TimeNs> proposed_;                   // an Assign is on its way into the ledger since
   TimeNs noted_ = 0;                                 // when the notes in the ledger were last written
   std::map<StageId, uint32_t> tails_;
+  std::map<StageId, TimeNs> moved_;                  // when its tail last did
   std::map<StageId, Seat> seats_;
   std::map<StageId, TimeNs> unfit_since_;            // fits no node that is there
   std::map<std::string, std::string> said_;          // per node: why it gets nothing

@@ -170,7 +170,20 @@ std::string Coordinator::WhyLeave(const Item& item, const Requirement& required)
   if (heard_.GaveUp(*n, *item.stage)) return item.before + " gave up: " + Shortened(n->gave_up.at(*item.stage).error);
   const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
   if (needs > n->view.memory_bytes) return item.before + " has " + FormatSize(n->view.memory_bytes) + " now, it needs " + FormatSize(needs);
+  if (Stuck(item, *n, required)) return item.before + " has been short of memory for " + SecondsText(policy_.suspect_ns);
   return "";
+}
+
+// A node that takes no samples for lack of memory may never again (the memory may be the stage's own): another that could, should.
+bool Coordinator::Stuck(const Item& item, const HeardNode& node, const Requirement& required) const {
+  const auto moved = moved_.find(*item.stage);
+  const TimeNs since = std::max(node.paused, moved == moved_.end() ? 0 : moved->second);
+  if (!node.view.paused || now_ - since < policy_.suspect_ns) return false;
+  const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
+  const std::vector<NodeView> usable = Usable(required);
+  return std::any_of(usable.begin(), usable.end(), [&](const NodeView& n) {
+    return !n.paused && needs <= RoomOf(n) && !heard_.GaveUp(*heard_.Find(n.name), *item.stage);
+  });
 }
 
 std::vector<Coordinator::Item> Coordinator::FirstCut(const std::vector<NodeView>& usable, std::vector<Item> items) const {

@@ -51,6 +51,7 @@ HeardNodes::Heard HeardNodes::OnBeat(const NodeView& view, TimeNs now) {
   const bool present = Fresh(n, now) && n.view.incarnation == view.incarnation;
   const bool same = present && SameWords(n.view, view);
   if (!present) n.present = now;
+  if (!n.view.paused || !n.heard) n.paused = now;
   n.view = view;
   n.heard = true;
   if (view.storage_stalled) return Heard::kNews;  // it speaks, but cannot commit: as good as silent

@@ -31,6 +31,7 @@ struct HeardNode {
   bool heard = false, lost = false;
   TimeNs beat = 0, alive = 0;    // the last beat that counted; the last sign of life of any kind
   TimeNs present = 0;            // since when this incarnation is fresh without a gap
+  TimeNs paused = 0;             // since when it says so, if it does
   std::map<Nonce, uint64_t> counts;
   std::optional<Bar> refused;                  // the whole job
   std::map<StageId, Bar> gave_up;              // kMergeStage: the merge

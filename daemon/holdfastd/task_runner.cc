@@ -109,6 +109,9 @@ void TaskRunner::StopOthers(const std::vector<Wish>& wanted) {
     const bool keep = std::any_of(wanted.begin(), wanted.end(), [&](const Wish& w) { return w.key == t->spec.key; });
     if (keep) continue;
     if (t->view.pid == 0) {
+      if (t->state == TaskState::kFenced && t->error) {   // it was given away while this node was out of reach
+        log_.Say(job_ids_[t->spec.key], What(t->spec.plan, t->spec.key.merge) + ": " + t->error->message + "; this node offers itself for new work");
+      }
       gone.push_back(t->spec.key);
     } else if (!t->stopping && t->view.phase != "seal") {
       log_.Say(job_ids_[t->spec.key], What(t->spec.plan, t->spec.key.merge) + " is not this node's any more (or has to wait): draining its worker");

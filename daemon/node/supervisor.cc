@@ -139,7 +139,7 @@ void Supervisor::Impl::OnEnd(Child* c, const ChildEnd& end) {
   }
   if (end.exited && end.code == kExitStopped) {
     if (code == ErrorCodeName(ErrorCode::kResourceExhausted)) return End(c, TaskState::kNoSpace, Exhausted(said));
-    if (c->task.stopping) return End(c, TaskState::kStopped, std::nullopt);
+    if (c->task.stopping && code != ErrorCodeName(ErrorCode::kFenced)) return End(c, TaskState::kStopped, std::nullopt);
     return End(c, TaskState::kFenced, Fenced(said.empty() ? NameOf(c->task) + " was stopped from outside" : said));
   }
   if (c->task.stopping) return End(c, TaskState::kStopped, std::nullopt);

@@ -80,8 +80,13 @@ void SetOptions(zmq::socket_t& s, const std::string& endpoint, size_t max_messag
   s.set(zmq::sockopt::reconnect_ivl_max, 5000);
   s.set(zmq::sockopt::connect_timeout, 5000);   // a peer whose link was down is tried again at once when it is up
   s.set(zmq::sockopt::handshake_ivl, 5000);     // and one who connects and says nothing is not kept longer
-  s.set(zmq::sockopt::heartbeat_ivl, 2000);
-  s.set(zmq::sockopt::heartbeat_timeout, 6000);
+  // A dead link is TCP's to notice. Not ZMTP's heartbeats: libzmq 4.3 aborts the process when one falls due on a connection that ended
+  // while its reader stood still (zeromq/libzmq#4364, #4767), which is what a paused or stalled node is.
+  s.set(zmq::sockopt::tcp_keepalive, 1);
+  s.set(zmq::sockopt::tcp_keepalive_idle, 2);
+  s.set(zmq::sockopt::tcp_keepalive_intvl, 2);
+  s.set(zmq::sockopt::tcp_keepalive_cnt, 2);
+  s.set(zmq::sockopt::tcp_maxrt, 6000);
   // With this option an IPv4 address would become an IPv6 one that maps it.
   s.set(zmq::sockopt::ipv6, endpoint.find('[') != std::string::npos || endpoint.starts_with("tcp://*"));
 }

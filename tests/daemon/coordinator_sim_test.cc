@@ -4,8 +4,8 @@
 // replaced with all they knew. Beats are late or lost. Checkers look at every assignment as it is made and at the end:
 //   A  every unsealed stage is named exactly once, by ranges that cover the model; sealed ranges stay
 //   B  what is given to a node fits it, and the node may have it
-//   C  nothing is taken from a node without cause: silence of `suspect` as that coordinator heard it, a drain, a refusal, giving up, or
-//      an idle node that takes from one with several after the tenure
+//   C  nothing is taken from a node without cause: silence of `suspect` as that coordinator heard it, a drain, a refusal, giving up, lack of
+//      memory without progress for as long, or an idle node that takes from one with several after the tenure
 //   D  assignments are bounded by what happened
 //   E  when the faults end the job ends: finished; or failed, given up by all who could; or waiting, fitting nobody, by the right amount
 // Mutants of the coordinator show that the checkers notice.
@@ -52,6 +52,7 @@ constexpr const char* kPaths[] = {"lost (silent for", " is back", "is back: it c
 struct Told {
   struct Life {
     TimeNs sign = 0;
+    TimeNs unpaused = 0;   // when it last said that it takes samples
     Nonce incarnation;
     bool draining = false, refuses = false;
     std::map<Nonce, uint64_t> counts;
@@ -61,6 +62,7 @@ struct Told {
   std::map<std::string, Life> nodes;
   std::map<StageId, std::pair<std::string, TimeNs>> seats;   // who has a stage, since when
   std::map<StageId, uint32_t> tails;
+  std::map<StageId, TimeNs> moved;                           // when its tail last did
 };
 
 class Sim {
@@ -311,7 +313,7 @@ void Sim::Elect() {
   host_ = able[Dice(static_cast<uint32_t>(able.size()))];
   coordinator_ = std::make_unique<Coordinator>(policy_);
   mail_.clear();
-  told_ = {.born = now_, .nodes = {}, .seats = {}, .tails = {}};
+  told_ = {.born = now_, .nodes = {}, .seats = {}, .tails = {}, .moved = {}};
   ++faults_;
   for (const auto& [name, view] : files_) mail_.push_back({now_, view});  // what lies in the directory, old or not
 }
@@ -345,6 +347,7 @@ void Sim::Tell(const BeatSeen& beat) {
   if (first || view.count <= count->second) return;  // of no use: it may be what a dead one left
   count->second = view.count;
   if (l.incarnation != view.incarnation) l.refuses = false, l.gave_up.clear();
+  if (!view.paused || l.sign < told_.born) l.unpaused = now_;
   l.incarnation = view.incarnation;
   l.sign = now_;
   l.draining = view.draining;
@@ -359,6 +362,7 @@ void Sim::Tell(const JobSeen& job) {
   for (const StageView& s : job.job.stages) {
     const auto [tail, first] = told_.tails.try_emplace(s.stage, s.tail);
     if (s.tail > tail->second && !s.owner.empty()) told_.nodes[s.owner].sign = now_;
+    if (first || s.tail > tail->second) told_.moved[s.stage] = now_;
     tail->second = s.tail;
   }
 }
@@ -457,6 +461,7 @@ void Sim::CheckGiven(const std::string& name, const LayerRange& range, const Ass
 void Sim::CheckTaken(const StagePlan& stage, const std::string& from, const std::string& to, const Assign& assign) {
   const Told::Life& l = told_.nodes[from];
   if (now_ - std::max(l.sign, told_.born) >= kSuspect || l.draining || l.refuses || l.gave_up.contains(stage.stage)) return;
+  if (!to.empty() && now_ - std::max({l.unpaused, told_.moved[stage.stage], told_.born}) >= kSuspect) return;  // short of memory, and no progress
   const auto seat = told_.seats.find(stage.stage);
   const bool tenure_over = seat != told_.seats.end() && now_ - seat->second.second >= kTenure;
   const bool several = std::any_of(assign.places.begin(), assign.places.end(), [&](const StagePlace& p) { return p.node == from; });

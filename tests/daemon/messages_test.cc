@@ -71,6 +71,7 @@ TEST(EdgeMessage, RoundTrip) {
 
 TEST(EdgeMessage, EveryTruncationIsRefused) {
   const Bytes whole = SampleEdge().Encode();
+  EXPECT_EQ(whole.size(), 113u);  // as docs/wire-protocol.md says
   for (size_t n = 0; n < whole.size(); ++n) EXPECT_FALSE(EdgeMessage::Decode(ByteSpan(whole).first(n)).ok());
 }
 
