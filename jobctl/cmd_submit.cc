@@ -15,6 +15,8 @@ namespace holdfast {
 namespace {
 
 constexpr int kPriorityNeutral = 1000;
+constexpr uint64_t kJoinPatienceNs = 5'000'000'000;
+constexpr uint64_t kJoinPollMs = 250;
 
 struct Prepared {
   NewJob job;
@@ -53,15 +55,27 @@ Result<std::vector<std::string>> ResolveAfter(const Queue& queue, const std::vec
   return ids;
 }
 
-Status CheckOn(const RootSession& session, const SubmitOptions& o) {
+// A daemon that was started a moment ago may not have joined yet, or a directory listing may be stale: looked for a while.
+Result<bool> IsKnown(RootSession* session, const std::string& node) {
+  const uint64_t deadline = session->clock().MonotonicNs() + kJoinPatienceNs;
+  while (!session->roster().nodes().contains(node)) {
+    if (session->clock().MonotonicNs() >= deadline) return false;
+    session->clock().SleepMs(kJoinPollMs);
+    HOLDFAST_TRY(session->Refresh());
+  }
+  return true;
+}
+
+Status CheckOn(RootSession* session, const SubmitOptions& o) {
   if (o.on.empty()) return OkStatus();
   if (o.on.size() != o.shard_layers.size()) {
     return InvalidArgument("--on names " + std::to_string(o.on.size()) + " node(s), --shard-layers " + std::to_string(o.shard_layers.size()) +
                            " stage(s): give one node for each stage, e.g. --shard-layers 41,41,6 --on n1,n2,n3");
   }
   for (const std::string& node : o.on) {
-    if (session.roster().nodes().contains(node)) continue;
-    return InvalidArgument("--on " + node + ": no node of that name was ever seen here (known: " + KnownNodesText(session.roster()) +
+    HOLDFAST_ASSIGN(const bool known, IsKnown(session, node));
+    if (known) continue;
+    return InvalidArgument("--on " + node + ": no node of that name was ever seen here (known: " + KnownNodesText(session->roster()) +
                            "); is the root shared? Start `holdfastd --root " + o.root + " --name " + node + "` there");
   }
   return OkStatus();
@@ -107,7 +121,7 @@ Status PlanFor(RootSession* session, const SubmitOptions& o, const std::vector<L
 Result<Prepared> Prepare(RootSession* session, const SubmitOptions& o) {
   Prepared p;
   HOLDFAST_ASSIGN(p.after, ResolveAfter(session->queue(), o.after));
-  HOLDFAST_TRY(CheckOn(*session, o));
+  HOLDFAST_TRY(CheckOn(session, o));
   HOLDFAST_ASSIGN(const bool taken, session->fs().Exists(o.out));
   if (taken) return Error{ErrorCode::kAlreadyExists, "--out " + o.out + " exists; move it away, or choose another --out"};
   const Device any{.name = "", .numerics = kAnyNumerics};

@@ -110,7 +110,7 @@ void TaskRunner::StopOthers(const std::vector<Wish>& wanted) {
     if (keep) continue;
     if (t->view.pid == 0) {
       if (t->state == TaskState::kFenced && t->error) {   // it was given away while this node was out of reach
-        log_.Say(job_ids_[t->spec.key], What(t->spec.plan, t->spec.key.merge) + ": " + t->error->message + "; this node offers itself for new work");
+        log_.Say(job_ids_[t->spec.key], What(t->spec.plan, t->spec.key.merge) + ": fenced: " + t->error->message + "; this node offers itself for new work");
       }
       gone.push_back(t->spec.key);
     } else if (!t->stopping && t->view.phase != "seal") {

@@ -42,9 +42,11 @@ harness.make_tokens('$CALIB', samples=32, length=512)"
   fi
 }
 
-samples_done() {
-  jobctl status "$1" --json | python3 -c 'import json, sys; print(sum(s["samples_done"] for s in json.load(sys.stdin)["jobs"][0]["stages"]))' 2>/dev/null || echo 0
+field() { # JOB EXPRESSION of what `jobctl status JOB --json` says of it; docs/status-json.md names the fields
+  jobctl status "$1" --json | python3 -c "import json, sys; job = json.load(sys.stdin)['jobs'][0]; print($2)" 2>/dev/null || echo 0
 }
+samples_done() { field "$1" 'sum(s["samples_done"] for s in job["stages"])'; }
+has_ended() { [[ $(field "$1" 'job["state"]') =~ ^(done|failed|cancelled)$ ]]; }
 
 [[ $# -eq 0 || $# -eq 2 ]] || { sed -n '4,9s/^# \{0,1\}//p' "$0" && exit 2; }
 [[ -x $BIN/holdfastd ]] || { echo "no $BIN/holdfastd: type ./quickstart, or cmake --preset default && cmake --build --preset default" && exit 1; }
@@ -68,7 +70,7 @@ kill -KILL "${daemons[n2]}"
 wait "${daemons[n2]}" 2>/dev/null || true
 start_node n2
 show jobctl status
-while ! jobctl status demo | grep -qE '\b(done|failed)\b'; do sleep 0.5; done
+until has_ended demo; do sleep 0.5; done
 
 say "What it was like"
 show jobctl status demo
