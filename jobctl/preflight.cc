@@ -242,7 +242,7 @@ Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec&
   ResourcePlan r;
   for (const StagePlan& s : plan.stages) {
     ResourcePlan::Stage stage{.plan = s, .memory = PlanMemory(decoder, plan, s.first_layer, s.last_layer, job.seq_len, device.matmul),
-                              .size = {.window = 2 * threads, .threads = threads}};
+                              .size = PreferredSize(threads)};
     r.memory_minimum += stage.memory.Total(1, 1);
     r.stages.push_back(std::move(stage));
   }
@@ -253,11 +253,8 @@ Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec&
     return sum;
   };
   // Over the limit: fewer samples in flight, then fewer threads, everywhere alike.
-  while (total() > r.memory_allowed && (r.stages[0].size.window > 1 || r.stages[0].size.threads > 1)) {
-    for (auto& s : r.stages) {
-      if (s.size.window > 1) s.size.window = std::max(1u, s.size.window / 2);
-      s.size.threads = std::min(s.size.threads, s.size.window);
-    }
+  while (total() > r.memory_allowed && r.stages[0].size != StepDown(r.stages[0].size)) {
+    for (auto& s : r.stages) s.size = StepDown(s.size);
   }
   r.memory_needed = total();
   if (options.memory && r.memory_minimum > *options.memory) {

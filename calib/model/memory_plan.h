@@ -6,7 +6,7 @@
 //   weights     every linear of the range in the matmul's dtype, norms and (from layer 0) the embedding in bf16
 //   per_sample  the buffers of one forward pass, x = tokens: bf16 [x, 4 hidden + qkv + 2 q + k + 3 intermediate], the scores of one block
 //               of queries, rotary tables, the result, f32 copies for f32 matmuls, and what oneDNN packs (a copy of the larger operand)
-//   per_cut     bf16 [x, hidden]
+//   per_cut     bf16 [x, hidden]; a sample in flight has two, the one it came in and the one it leaves in
 //   fixed       libraries (libtorch and what it draws in: their pages count once touched), plus `eviction`: the largest tensor in the
 //               source's dtype, in bf16 planes or NVFP4, and pack buffers. Loading needs less than that.
 // On a GPU, weights and samples lie on the device and the same sums hold there, except that attention takes larger blocks.
@@ -25,7 +25,7 @@ struct MemoryPlan {
   uint64_t per_cut = 0;        // one hidden state waiting in a queue
   uint64_t fixed = 0;          // libraries, buffers, eviction of the largest tensor
   uint64_t eviction = 0;       // the part of `fixed` that only loading and eviction touch
-  uint64_t Total(uint32_t threads, uint32_t window) const { return fixed + weights + threads * per_sample + window * per_cut; }
+  uint64_t Total(uint32_t threads, uint32_t window) const { return fixed + weights + threads * per_sample + 2 * window * per_cut; }
 };
 
 // Stacked query rows and minimum tokens of a block of attention on the CPU; the score buffer hangs on them.

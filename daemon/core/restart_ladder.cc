@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/core/restart_ladder.h"
 
-#include <algorithm>
-
 namespace holdfast {
 
 RestartLadder::Decision RestartLadder::OnDeath(DeathCause cause, bool progress) {
@@ -10,12 +8,7 @@ RestartLadder::Decision RestartLadder::OnDeath(DeathCause cause, bool progress) 
   if (cause == DeathCause::kOutOfMemory) {
     ++out_of_memory_;
     const WorkerSize before = size_;
-    if (size_.window > 1) {
-      size_.window = std::max(1u, size_.window / 2);
-      size_.threads = std::min(size_.threads, std::max(size_.window, 1u));
-    } else if (size_.threads > 1) {
-      size_.threads = 1;
-    }
+    size_ = StepDown(size_);
     if (size_ != before) {  // a smaller worker deserves its own tries
       barren_ = 0;
       ++restarts_;

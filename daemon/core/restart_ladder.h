@@ -15,6 +15,17 @@ struct WorkerSize {
   friend bool operator==(const WorkerSize&, const WorkerSize&) = default;
 };
 
+// What a worker is given where there is memory for it: a sample computed on each thread, one more waiting for each, and some that are computed
+// and wait until their upstream cut and they themselves are committed, which takes the storage's time and not the thread's.
+inline constexpr uint32_t kAwaitingCommit = 6;
+constexpr WorkerSize PreferredSize(uint32_t threads) { return {.window = 2 * threads + kAwaitingCommit, .threads = threads}; }
+// The next smaller one: fewer samples in flight (half), then one thread. One sample on one thread stays as it is.
+constexpr WorkerSize StepDown(WorkerSize size) {
+  if (size.window <= 1) return {.window = 1, .threads = 1};
+  const uint32_t window = size.window / 2;
+  return {.window = window, .threads = size.threads < window ? size.threads : window};
+}
+
 enum class DeathCause : uint8_t { kOutOfMemory, kSignal, kCrash };
 
 inline constexpr uint32_t kDeathsWithoutProgressMax = 3;

@@ -152,11 +152,8 @@ void TaskRunner::Learn(const std::vector<Wish>& wanted) {
 
 // Fewer samples in flight, then fewer threads, until it fits the room.
 WorkerSize TaskRunner::SizeFor(const MemoryPlan& memory, uint64_t room) const {
-  WorkerSize size{.window = 2 * options_.threads, .threads = options_.threads};
-  while (memory.Total(size.threads, size.window) > room && size.window > 1) {
-    size.window = std::max(1u, size.window / 2);
-    size.threads = std::min(size.threads, size.window);
-  }
+  WorkerSize size = PreferredSize(options_.threads);
+  while (memory.Total(size.threads, size.window) > room && size.window > 1) size = StepDown(size);
   return size;
 }
 

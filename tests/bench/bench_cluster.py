@@ -5,12 +5,13 @@
   bench_cluster.py worker [ROUNDS]        kill -9 of a worker to the next committed sample of its stage, with and without weight loading
   bench_cluster.py coordinator [ROUNDS]   kill -9 of the coordinator's daemon to the next claim of the job and to the next decision
   bench_cluster.py rest [NODES [SECONDS]] resident memory and share of a core of daemons that have nothing to do
-  bench_cluster.py overlap [ROUNDS]       three stages in pipeline against each of them alone
+  bench_cluster.py overlap [ROUNDS [STAGES]]   stages in pipeline on as many nodes, against each of them alone
 
 Times of commits are those of the slot files (ctime: link(2) sets it), what a slot holds is read with mdb_dump -n. All daemons of a run are children of
 this program and end with it. HOLDFAST_BIN names the programs, HOLDFAST_MODEL and HOLDFAST_TOKENS a real model (32 samples of 512 tokens are used).
 """
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -138,40 +139,45 @@ def span(times):
     return max(times) - min(times)
 
 
-def overlap(rounds):
-    """Alone: one node, memory for one stage at a time, inputs from packs. Pipeline: three nodes at once."""
-    split = "4,4,4" if "HOLDFAST_MODEL" not in os.environ else "10,10,10"
+def samples_in(slots):
+    return len({sample for _, keys in slots.read() for c, sample in keys if c == "S"})
+
+
+def overlap(rounds, stages):
+    """Alone: all stages on one node, one of them at a time (the others stand still), inputs from packs. Pipeline: as many nodes at once."""
+    layers = 12 if "HOLDFAST_MODEL" not in os.environ else 30
+    split = ",".join([str(layers // stages)] * stages)
+    names = [f"n{i + 1}" for i in range(stages)]
     with cluster("bench-overlap") as c:
         for i in range(rounds):
-            d = c.node("n1")
+            d = c.node("n1", "--memory", "16GiB")
             alone = []
-            job = submit(c, f"a{i}", "--shard-layers", split, "--on", "n1,n1,n1")
-            # One stage at a time: the others stand still (SIGSTOP) until the one before them is through.
-            streams = [Slots(c.run_dir(job), f"stage.{k:02d}") for k in range(3)]
-            ch.wait_for("three workers", lambda: len(d.workers()) == 3 and all(s.commits("C") for s in streams))
-            order = sorted(d.workers())
+            job = submit(c, f"a{i}", "--shard-layers", split, "--on", ",".join(["n1"] * stages))
+            streams = [Slots(c.run_dir(job), f"stage.{k:02d}") for k in range(stages)]
+            ch.wait_for("all workers", lambda: len(d.workers()) == stages and all(s.commits("C") for s in streams))
+            order = sorted(d.workers(), key=lambda p: int(re.search(r"\"stage\":(\d+)", open(f"/proc/{p}/cmdline").read()).group(1)))
             for p in order[1:]:
                 os.kill(p, ch.signal.SIGSTOP)
             for k, p in enumerate(order):
                 os.kill(p, ch.signal.SIGCONT)
-                ch.wait_for(f"stage {k}", lambda k=k: len(streams[k].commits("S")) and sum(len([x for x in keys if x[0] == "S"]) for _, keys in streams[k].read()) >= c.samples)
+                ch.wait_for(f"stage {k}", lambda k=k: samples_in(streams[k]) >= c.samples)
                 alone.append(span(streams[k].commits("S")))
             c.wait_job(job)
             d.kill()
-            three = c.nodes(3)
-            job = submit(c, f"p{i}", "--shard-layers", split, "--on", "n1,n2,n3")
-            c.wait_job(job)
-            together = [t for k in range(3) for t in Slots(c.run_dir(job), f"stage.{k:02d}").commits("S")]
-            wall = span(together)
-            for d in three:
+            nodes = c.nodes(stages)
+            job = submit(c, f"p{i}", "--shard-layers", split, "--on", ",".join(names))
+            ch.wait_for("the output", lambda: os.path.exists(c.w.path(f"p{i}")))   # asking jobctl would take a part of a core
+            each = [Slots(c.run_dir(job), f"stage.{k:02d}").commits("S") for k in range(stages)]
+            wall = span([t for commits in each for t in commits])
+            for d in nodes:
                 d.kill()
-            print(f"  round {i}: alone {', '.join(f'{x:.2f}' for x in alone)} s; in pipeline {wall:.2f} s: {sum(alone) / wall:.2f} stages at work at a time, "
-                  f"{100 * max(alone) / wall:.0f} % of the throughput of the slowest alone", flush=True)
-    print(f"{CORES} cores: three stages of one thread each can be {min(3, CORES)} at a time at most")
+            print(f"  round {i}: alone {', '.join(f'{x:.2f}' for x in alone)} s; in pipeline {wall:.2f} s (each of them {', '.join(f'{span(x):.2f}' for x in each)}): "
+                  f"{sum(alone) / wall:.2f} stages at work at a time, {100 * max(alone) / wall:.0f} % of the throughput of the slowest alone", flush=True)
+    print(f"{CORES} cores, {stages} stages of one thread each: at most {min(stages, CORES)} can be at work at a time")
 
 
 MODES = {f.__name__: f for f in (worker, coordinator, rest, overlap)}
-DEFAULTS = {"worker": [5], "coordinator": [5], "rest": [10, 30], "overlap": [3]}
+DEFAULTS = {"worker": [5], "coordinator": [5], "rest": [10, 30], "overlap": [3, 3]}
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
