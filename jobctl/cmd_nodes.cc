@@ -18,7 +18,8 @@ int NodesCommand(const NodesOptions& options) {
   if (options.json) {
     Json nodes = Json::array();
     for (const NodeStatus& n : seen.nodes) nodes.push_back(ToJson(n));
-    const Json doc{{"schema", kRootStatusSchema}, {"root", options.root}, {"answered_by", seen.answered_by}, {"warnings", seen.warnings}, {"nodes", nodes}};
+    const Json doc{{"schema", kRootStatusSchema}, {"root", options.root}, {"answered_by", seen.answered_by}, {"commit", CommitText(seen)},
+                   {"warnings", seen.warnings}, {"nodes", nodes}};
     std::printf("%s\n", doc.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
     return kExitOk;
   }

@@ -139,12 +139,14 @@ Json ToJson(const NodeStatus& node) {
   return doc;
 }
 
+std::string CommitText(const NodesSeen& nodes) { return nodes.renames ? "rename" : "link"; }
+
 Json ToJson(const RootStatus& status, const NightSummary& summary) {
   Json jobs = Json::array(), nodes = Json::array();
   for (const JobStatus& job : status.jobs) jobs.push_back(ToJson(job));
   for (const NodeStatus& node : status.nodes.nodes) nodes.push_back(ToJson(node));
-  return {{"schema", kRootStatusSchema}, {"root", status.root}, {"answered_by", status.nodes.answered_by}, {"warnings", status.nodes.warnings},
-          {"jobs", std::move(jobs)}, {"nodes", std::move(nodes)}, {"summary", ToJson(summary)}};
+  return {{"schema", kRootStatusSchema}, {"root", status.root}, {"answered_by", status.nodes.answered_by}, {"commit", CommitText(status.nodes)},
+          {"warnings", status.nodes.warnings}, {"jobs", std::move(jobs)}, {"nodes", std::move(nodes)}, {"summary", ToJson(summary)}};
 }
 
 }  // namespace holdfast

@@ -115,6 +115,7 @@ NightSummary Summarize(const RootStatus& status, uint64_t now_wall_ns);
 
 Json ToJson(const JobStatus& job);
 Json ToJson(const NodeStatus& node);
+std::string CommitText(const NodesSeen& nodes);   // "link" or "rename"
 Json ToJson(const RootStatus& status, const NightSummary& summary);
 
 }  // namespace holdfast

@@ -109,6 +109,7 @@ void NodeWatch::JudgeByBeats(std::vector<NodeStatus>* nodes) {
 
 NodesSeen NodeWatch::Look() {
   NodesSeen seen;
+  seen.renames = session_.info().commit == RootInfo::Commit::kRename;
   for (const auto& [name, known] : session_.roster().nodes()) {
     NodeStatus n{.known = known, .life = NodeLife::kSilent, .drained = session_.queue().drained().contains(name), .beat = {}};
     if (known.released) n.life = NodeLife::kReleased;

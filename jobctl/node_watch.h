@@ -28,6 +28,7 @@ struct NodesSeen {
   std::vector<NodeStatus> nodes;         // by name
   std::string answered_by;               // the daemon that answered; "" = beat files and process table alone
   std::vector<std::string> warnings;
+  bool renames = false;                  // the root's server has no hard links: commits are renames (RootInfo::Commit::kRename)
   const NodeStatus* Find(const std::string& name) const;
   uint32_t alive() const;
 };

@@ -191,7 +191,8 @@ std::string RenderRestarts(const std::map<std::string, uint64_t>& restarts) {
 }
 
 std::string RenderSource(const NodesSeen& nodes) {
-  return nodes.answered_by.empty() ? "from the ledger alone: no daemon answers" : "as " + nodes.answered_by + " hears it";
+  const std::string by = nodes.answered_by.empty() ? "from the ledger alone: no daemon answers" : "as " + nodes.answered_by + " hears it";
+  return by + (nodes.renames ? "; no hard links here: commits are renames" : "");
 }
 
 std::string RenderNodesLine(const NodesSeen& nodes, uint64_t now_wall_ns, Colours colours) {

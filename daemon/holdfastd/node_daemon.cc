@@ -64,7 +64,10 @@ Status NodeDaemon::OpenRoot() {
   const bool fresh = ReadRoot(posix_, layout_).code() == ErrorCode::kNotFound;
   HOLDFAST_ASSIGN(root_, EnsureRoot(posix_, layout_, self_.nonce));
   if (fresh) log_.Say("made a new root in " + layout_.root() + "; if others work there already, it is not mounted here");
-  if (root_.commit == RootInfo::Commit::kRename) renaming_ = MakeRenamingFileSystem(posix_);
+  if (root_.commit == RootInfo::Commit::kRename) {
+    renaming_ = MakeRenamingFileSystem(posix_);
+    log_.Say(layout_.root() + ": no hard links there, commits are renames");
+  }
   return OkStatus();
 }
 

@@ -20,15 +20,21 @@ import harness as h  # noqa: E402
 
 HOLDFASTD = os.path.join(h.BIN, "holdfastd")
 LIBC = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG, CLONE_NEWNET = 1, 0x40000000
+PR_SET_PDEATHSIG, CLONE_NEWNET, CLONE_NEWNS = 1, 0x40000000, 0x00020000
+MS_PRIVATE_ALL = 0x4000 | (1 << 18)
 DEADLINE = int(os.environ.get("HOLDFAST_DEADLINE", "240"))  # seconds that anything may take on a busy machine; nothing here measures speed
 
 
-def dies_with_us(ns_pid=None, cgroup=None):
-    """For preexec_fn: the child is killed when this process dies; it may enter a network namespace or a cgroup first."""
+def dies_with_us(ns_pid=None, cgroup=None, hidden=None):
+    """For preexec_fn: the child is killed when this process dies; it may enter a network namespace or a cgroup first, or not see a directory."""
     parent = os.getpid()
 
     def enter():
+        if hidden is not None:
+            if LIBC.unshare(CLONE_NEWNS) != 0 or LIBC.mount(b"none", b"/", None, MS_PRIVATE_ALL, None) != 0:
+                os._exit(126)
+            if LIBC.mount(b"none", hidden.encode(), b"tmpfs", 0, None) != 0:
+                os._exit(126)
         if ns_pid is not None:
             fd = os.open(f"/proc/{ns_pid}/ns/net", os.O_RDONLY)
             if LIBC.setns(fd, CLONE_NEWNET) != 0:
@@ -58,9 +64,9 @@ def wait_for(what, predicate, seconds=DEADLINE, every=0.1):
 class Daemon:
     """One holdfastd. `args` are its options besides --root and --name."""
 
-    def __init__(self, cluster, name, args=(), env=None, ns_pid=None, cgroup=None, root=None):
+    def __init__(self, cluster, name, args=(), env=None, ns_pid=None, cgroup=None, root=None, hidden=None):
         self.cluster, self.name, self.args, self.env = cluster, name, list(args), env or {}
-        self.ns_pid, self.cgroup, self.root = ns_pid, cgroup, root or cluster.root
+        self.ns_pid, self.cgroup, self.root, self.hidden = ns_pid, cgroup, root or cluster.root, hidden
         self.process = None
         self.log = cluster.w.path(f"{name}.{len(cluster.daemons)}.log")
         self.kept = False    # restarted when it ends, as an init system would
@@ -71,7 +77,7 @@ class Daemon:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [HOLDFASTD, "--root", self.root, "--name", self.name, *self.args, *extra], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, env={**os.environ, **self.env}, preexec_fn=dies_with_us(self.ns_pid, self.cgroup))
+                stderr=subprocess.STDOUT, env={**os.environ, **self.env}, preexec_fn=dies_with_us(self.ns_pid, self.cgroup, self.hidden))
         self.starts += 1
         return self
 

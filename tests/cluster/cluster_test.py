@@ -9,10 +9,12 @@
   cluster_test.py netns             three network namespaces, CURVE, one link cut and mended (77: no privileges)
   cluster_test.py allnodes          every daemon killed, page cache dropped, started again: nothing typed
   cluster_test.py queue             a night of jobs, one of them poisoned; --after, --priority, cancel, resume
+  cluster_test.py renames           a file server without hard links: the root says so, every node dies, same bytes
   cluster_test.py twins             two daemons of one name
   cluster_test.py drain             SIGTERM, jobctl drain and undrain
   cluster_test.py zmqoff            nodes that never hear each other finish through the directory
   cluster_test.py refuse            bad input: a clear line, nothing lost
+  cluster_test.py nosource          a node does not have the source: it says so, the others do its part (77: no privileges)
   cluster_test.py oom               a worker is OOM-killed in a memory cgroup (77: none here)
 
 HOLDFAST_MODEL and HOLDFAST_TOKENS: a real model and its token lines for `kills`, cut by HOLDFAST_SPLIT (default 14,14,2).
@@ -308,6 +310,30 @@ def queue():
     print("cluster_test queue: two poisoned sources said so, everything else finished")
 
 
+def renames():
+    with Cluster("renames", **BUSY) as c:
+        c.golden()
+        maker = c.node("n1", env={"HOLDFAST_FAIL": "root.link_probe=eio"})   # stands for a server that knows no link(2)
+        c.wait_spoken(maker)
+        assert c.status()["commit"] == "rename" and "commits are renames" in c.jobctl("nodes").stdout + maker.said(), maker.said()
+        maker.env = {}
+        c.node("n2")
+        c.node("n3")
+        c.wait_spoken(*c.daemons)
+        job = c.submit("a", "--shard-layers", "2,2,2", "--on", "n1,n2,n3")
+        c.wait_progress(job, 30)
+        c.end_all()
+        links = [f for at, _, files in os.walk(c.root) for f in files if os.stat(os.path.join(at, f)).st_nlink > 1]
+        assert not links, f"hard links in a root that must have none: {links}"
+        for d in c.daemons:
+            d.start()
+        c.wait_spoken(*c.daemons)
+        ch.wait_for("workers", c.workers)[0][0].kill()
+        c.wait_job(job)
+        c.assert_same(job, "a")
+    print("cluster_test renames: without hard links, every daemon killed, same bytes")
+
+
 def twins():
     with Cluster("twins", **BUSY) as c:
         c.golden()
@@ -427,6 +453,25 @@ def refuse():
     print("cluster_test refuse: every bad input got its line, nothing was lost")
 
 
+def nosource():
+    if os.geteuid() != 0:
+        print("SKIPPED: hiding a directory from a node needs root")
+        return 77
+    with Cluster("nosource", layers=4, suspect=5) as c:
+        c.golden()
+        n1 = c.node("n1")
+        n2 = c.node("n2", hidden=c.w.model)
+        c.wait_spoken(n1, n2)
+        job = c.submit("a", "--shard-layers", "2,2", "--on", "n1,n2")
+        done = c.wait_job(job)
+        assert stage_nodes(done) == ["n1", "n1"], done["stages"]
+        for text in (n2.said(), c.jobctl("status", job).stdout):
+            assert c.w.model in text and "n2" in text, f"not a word about the source that n2 does not have:\n{text}"
+        c.assert_same(job, "a")
+    print("cluster_test nosource: a node without the source said so and got nothing more, same bytes")
+    return 0
+
+
 def oom():
     import memory_test
     # Long sequences: attention scores make samples in flight expensive beside the small weights.
@@ -463,7 +508,7 @@ def oom():
         raise AssertionError("no limit led to an OOM kill and a finish")
 
 
-MODES = {f.__name__: f for f in (golden, lost, back, netns, allnodes, queue, twins, drain, zmqoff, refuse, oom)}
+MODES = {f.__name__: f for f in (golden, lost, back, netns, allnodes, queue, renames, twins, drain, zmqoff, refuse, nosource, oom)}
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
