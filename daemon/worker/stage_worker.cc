@@ -333,7 +333,8 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo) {
   std::map<uint32_t, Cut> packs = todo.cuts;
   for (const auto& [sample, cut] : packs) scheduler.OnCutCommitted(sample);
   Committer committer({.fs = &fs, .clock = &clock, .state = &state, .writer = writer.get(), .incarnation = self.nonce, .stage = stage.stage,
-                       .first_layer = stage.first_layer, .last_layer = stage.last_layer, .upstream_wanted = todo.upstream_wanted, .notify = [this] { Wake(); }});
+                       .first_layer = stage.first_layer, .last_layer = stage.last_layer, .upstream_wanted = todo.upstream_wanted, .on_event = {}},
+                      [this] { Wake(); });
   ComputePool pool(std::min(args.size.threads, args.size.window));
 
   uint64_t drain_deadline = 0;

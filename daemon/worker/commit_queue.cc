@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/worker/commit_queue.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace holdfast {
+namespace {
+
+// How often the ledger is looked at without a hint: soon at first, rarer when nothing came for a while.
+constexpr uint64_t kPollMinNs = 100'000'000, kPollMaxNs = 1'000'000'000;
+constexpr uint32_t kSoonLooks = 30;
+
+}  // namespace
+
+CommitQueue::CommitQueue(Options options) : options_(std::move(options)), upstream_wanted_(options_.upstream_wanted) {}
+
+uint64_t CommitQueue::PollNs() const { return idle_looks_ < kSoonLooks ? kPollMinNs : kPollMaxNs; }
+
+Status CommitQueue::Step(std::optional<ComputedSample> next, Look look) {
+  if (next) HOLDFAST_TRY(Prepare(std::move(*next)));
+  const uint64_t now = options_.clock->MonotonicNs();
+  if (look == Look::kNow || now - looked_ns_ >= PollNs()) {
+    looked_ns_ = now;
+    HOLDFAST_TRY(options_.state->Refresh());
+    const size_t wanted = upstream_wanted_.size();
+    LookUpstream();
+    LookDownstream();
+    const bool waits = !upstream_wanted_.empty() || !prepared_.empty() || consumer_ == Nonce{};
+    idle_looks_ = !waits ? kSoonLooks : wanted == upstream_wanted_.size() ? idle_looks_ + 1 : 0;
+  }
+  return CommitReady();
+}
+
+Status CommitQueue::Prepare(ComputedSample sample) {
+  if (sample.hidden != nullptr) {
+    PackWriter packs(*options_.fs, options_.state->layout(), options_.incarnation, RunLayout::StageStream(options_.stage));
+    ByteSpan rest(*sample.hidden);
+    while (!rest.empty()) {
+      const size_t len = std::min<uint64_t>(rest.size(), kChunkRawMax);
+      HOLDFAST_TRY(packs.Add(Codec::kBf16Planes, rest.first(len)));
+      rest = rest.subspan(len);
+    }
+    HOLDFAST_ASSIGN(sample.record.output->packs, packs.Finish());
+    uint64_t bytes = 0;
+    for (const PackManifest& p : sample.record.output->packs) bytes += p.file_size;
+    options_.on_event(PacksWritten{bytes});
+  }
+  prepared_.push_back(std::move(sample));
+  return OkStatus();
+}
+
+void CommitQueue::LookUpstream() {
+  UpstreamCommitted found;
+  std::erase_if(upstream_wanted_, [&](uint32_t sample) {
+    const Cut* cut = options_.state->CutBefore(sample, options_.first_layer);
+    if (cut != nullptr) found.cuts.emplace(sample, *cut);
+    return cut != nullptr;
+  });
+  if (!found.cuts.empty()) options_.on_event(std::move(found));
+}
+
+// The stage behind ours in the latest plan: its claim names an incarnation, whose record says where it listens.
+void CommitQueue::LookDownstream() {
+  const RunState& state = *options_.state;
+  for (const StagePlan& next : state.plan().stages) {
+    const auto it = state.stages().find(next.stage);
+    if (next.first_layer != options_.last_layer || it == state.stages().end() || it->second.claims.empty()) continue;
+    const Nonce& who = it->second.claims.back().incarnation;
+    const Incarnation* consumer = who == consumer_ ? nullptr : state.IncarnationOf(who);
+    if (consumer == nullptr || consumer->endpoint.empty()) continue;
+    consumer_ = who;
+    options_.on_event(ConsumerFound{*consumer});
+  }
+}
+
+Status CommitQueue::CommitReady() {
+  for (size_t i = 0; i < prepared_.size();) {
+    SampleRecord& record = prepared_[i].record;
+    const uint32_t sample = record.sample;
+    if (options_.first_layer > 0) {
+      const Cut* cut = options_.state->CutBefore(sample, options_.first_layer);
+      if (cut == nullptr) {  // a downstream commit waits for its upstream cut
+        ++i;
+        continue;
+      }
+      if (cut->digest != record.input) {  // its producer died before the commit, and another device computed other bits
+        prepared_.erase(prepared_.begin() + static_cast<std::ptrdiff_t>(i));
+        options_.on_event(SampleRedo{sample});
+        continue;
+      }
+    }
+    HOLDFAST_TRY(options_.writer->Append(record.ToRecords(options_.stage)));
+    prepared_.erase(prepared_.begin() + static_cast<std::ptrdiff_t>(i));
+    options_.on_event(SampleCommitted{sample});
+  }
+  return OkStatus();
+}
+
+}  // namespace holdfast

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What makes the samples of a stage durable, without a thread of its own: writes the output cut into packs, waits until the cut that the
+// sample was computed from is committed upstream, then appends the S slot. Steps are taken by whoever owns it: the Committer's thread,
+// or a simulation. Reports what happened as events, in order, from inside the step.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <variant>
+#include <vector>
+
+#include "ledger/base/clock.h"
+#include "ledger/fold/run_state.h"
+#include "ledger/pack/pack.h"
+
+namespace holdfast {
+
+struct ComputedSample {
+  SampleRecord record;                          // output packs not yet filled in
+  std::shared_ptr<const Bytes> hidden;          // null when no cut is kept; shared with the data edge
+};
+
+struct SampleCommitted { uint32_t sample; };                // durable
+struct UpstreamCommitted { std::map<uint32_t, Cut> cuts; };  // by the upstream stage
+struct SampleRedo { uint32_t sample; };                     // was computed from a cut that upstream then committed otherwise
+struct ConsumerFound { Incarnation consumer; };             // who takes our cuts now
+struct PacksWritten { uint64_t bytes; };
+using CommitEvent = std::variant<SampleCommitted, UpstreamCommitted, SampleRedo, ConsumerFound, PacksWritten>;
+
+class CommitQueue {
+ public:
+  struct Options {
+    FileSystem* fs = nullptr;
+    const Clock* clock = nullptr;
+    RunState* state = nullptr;                  // used by nobody else while steps are taken
+    StreamWriter* writer = nullptr;             // likewise
+    Nonce incarnation;
+    StageId stage;
+    uint32_t first_layer = 0, last_layer = 0;   // 0: no upstream
+    std::vector<uint32_t> upstream_wanted;      // samples whose cut is not committed yet
+    std::function<void(CommitEvent)> on_event;
+  };
+  explicit CommitQueue(Options options);
+
+  enum class Look : uint8_t { kWhenDue, kNow };  // into the ledger
+  // Takes in `next`, if there is one, looks into the ledger, and appends what can be. An error is permanent: the stage must stop.
+  Status Step(std::optional<ComputedSample> next, Look look);
+  // How long to wait for the next step when nothing happens meanwhile.
+  uint64_t PollNs() const;
+  size_t waiting() const { return prepared_.size(); }
+
+ private:
+  Status Prepare(ComputedSample sample);
+  Status CommitReady();
+  void LookUpstream();
+  void LookDownstream();
+
+  Options options_;
+  std::vector<ComputedSample> prepared_;        // pack written, waiting for upstream
+  std::vector<uint32_t> upstream_wanted_;
+  Nonce consumer_;                              // the latest that was reported
+  uint64_t looked_ns_ = 0;                      // when the ledger was last folded
+  uint32_t idle_looks_ = 0;                     // in a row, that brought nothing
+};
+
+}  // namespace holdfast
