@@ -12,6 +12,12 @@ namespace {
 std::string Text(const Json& j, const char* key) { return j.contains(key) && j[key].is_string() ? j[key].get<std::string>() : ""; }
 uint64_t Number(const Json& j, const char* key) { return j.contains(key) && j[key].is_number_unsigned() ? j[key].get<uint64_t>() : 0; }
 
+std::string SecondsText(uint64_t ms) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f s", static_cast<double>(ms) / 1000);
+  return text;
+}
+
 }  // namespace
 
 std::string RenderReport(const Json& r) {
@@ -19,18 +25,15 @@ std::string RenderReport(const Json& r) {
   out += "Sizes       " + FormatSize(Number(r, "source_bytes")) + " in, " + FormatSize(Number(r, "output_bytes")) + " out in " +
          std::to_string(Number(r, "output_files")) + " file(s), " + std::to_string(Number(r, "quantized_linears")) + " linears in NVFP4 (" + Text(r, "recipe") + ")\n";
   out += "Calibration " + std::to_string(Number(r, "samples")) + " samples, " + std::to_string(Number(r, "tokens")) + " tokens, " + Text(r, "numerics") + "\n";
-  std::string times;
+  std::string times;   // of the phases that this process saw: in a cluster others see the rest
   uint64_t total = 0;
   for (const char* phase : {"check", "load", "calibrate", "evict", "merge"}) {
     const uint64_t ms = r.contains("phase_ms") ? Number(r["phase_ms"], phase) : 0;
+    if (ms == 0) continue;
     total += ms;
-    char text[64];
-    std::snprintf(text, sizeof text, "%s%s %.1f s", times.empty() ? "" : ", ", phase, static_cast<double>(ms) / 1000);
-    times += text;
+    times += (times.empty() ? "" : ", ") + std::string(phase) + " " + SecondsText(ms);
   }
-  char whole[64];
-  std::snprintf(whole, sizeof whole, " (%.1f s in this attempt)", static_cast<double>(total) / 1000);
-  out += "Time        " + times + whole + "\n";
+  if (!times.empty()) out += "Time        " + times + " (" + SecondsText(total) + " in this attempt)\n";
   std::string why;
   if (r.contains("restart_reasons")) {
     for (const auto& [reason, count] : r["restart_reasons"].items()) why += (why.empty() ? " (" : ", ") + reason + " x" + std::to_string(count.get<uint64_t>());
