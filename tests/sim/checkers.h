@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What must hold of every history, however it went. Each checker answers "" or what is wrong.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "tests/sim/cluster.h"
+
+namespace holdfast::sim {
+
+// While it runs: the file of a slot, once made, is never made again, replaced or removed.
+class SlotWatch {
+ public:
+  explicit SlotWatch(Cluster& cluster);
+
+ private:
+  std::map<std::string, uint64_t> made_;
+};
+
+// Every stream of the log, read with none of the fold's code but the decoder of single slots: contiguous, chained, epochs rising by one,
+// each record that counts written by the incarnation that claimed its epoch. And every acknowledged record is among those that count.
+std::string CheckLog(Cluster& cluster);
+// The fold agrees with that reading about what counts: nothing else, and of each key the first.
+std::string CheckFold(Cluster& cluster);
+// The published directory is, byte for byte, the one of a run without faults of the same job.
+std::string CheckOutput(Cluster& cluster);
+// fsck's exit status is 0.
+std::string CheckFsck(Cluster& cluster, bool deep);
+
+}  // namespace holdfast::sim

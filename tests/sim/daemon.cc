@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A node's daemon, one round a second: what holdfastd's job board and task runner do for one job.
+#include <algorithm>
+
+#include "daemon/core/election.h"
+#include "daemon/core/placement.h"
+#include "daemon/node/job_driver.h"
+#include "tests/sim/cluster.h"
+
+namespace holdfast::sim {
+namespace {
+
+constexpr uint64_t kRoundNs = kSecond, kSilenceNs = 6 * kSecond, kStepNs = 2 * kSecond, kHearNs = 15 * kSecond, kStaleWordsNs = 3 * kSecond;
+
+const char* Word(TaskState state) {
+  switch (state) {
+    case TaskState::kGaveUp: return "failed";
+    case TaskState::kRefused: return "refused";
+    case TaskState::kFenced: return "fenced";
+    case TaskState::kNoSpace: return "paused";
+    default: return "running";
+  }
+}
+
+class Daemon {
+ public:
+  Daemon(Process& self, SimNode& node)
+      : self_(self), node_(node), files_(node, self), clock_(node.cluster.world, self, node.options.wall_skew_s), driver_(files_.fs(), clock_, RunLayout(kRunDir), Options()),
+        election_(node.name(), kSilenceNs, kStepNs) {}
+
+  void Run() {
+    self_.Sleep(node_.kernel.random.Below(kRoundNs));
+    while (!self_.dead()) {
+      const Status status = Round();
+      if (self_.dead()) return;
+      if (status.code() == ErrorCode::kCorrupt) node_.cluster.Damaged(self_.name(), status.error());
+      if (!status.ok()) node_.cluster.world.Trace(self_.name(), "round: " + status.error().message);
+      self_.Sleep(kRoundNs);
+    }
+  }
+
+ private:
+  JobDriver::Options Options() {
+    JobDriver::Options o;
+    o.self.node = node_.name();
+    o.self.nonce = Nonce::Random();
+    o.self.numerics = kNumerics;
+    o.self.version = "sim";
+    const ClusterOptions& c = node_.cluster.options;
+    o.policy = {.suspect_ns = c.suspect_ns, .tenure_ns = c.tenure_ns, .gather_ns = c.gather_ns, .version = "sim", .job = "JOB"};
+    o.stages_given = !c.shape.cut.empty();
+    o.on_say = [this](const std::string& text) { node_.cluster.world.Trace(self_.name(), text); };
+    return o;
+  }
+
+  Status Round() {
+    Beat();
+    const auto news = driver_.Refresh();
+    if (news.code() == ErrorCode::kNotFound) return OkStatus();   // hidden by a negative dentry
+    if (!news.ok()) return news.error();
+    if (!driver_.state().has_plan()) return OkStatus();
+    if (driver_.Done()) return Finish();
+    if (!driver_.coordinates()) HOLDFAST_TRY(Elect());
+    if (driver_.coordinates()) HOLDFAST_TRY(Coordinate());
+    Reconcile();
+    return OkStatus();
+  }
+
+  Status Finish() {
+    node_.cluster.JobDone();
+    if (driver_.coordinates()) (void)driver_.Release("done");
+    return OkStatus();
+  }
+
+  void Beat() {
+    NodeView v;
+    v.name = node_.name();
+    v.incarnation = driver_.self().nonce;
+    v.count = ++count_;
+    v.draining = node_.draining;
+    v.memory_bytes = node_.options.memory_bytes;
+    v.speed = node_.options.speed;
+    v.version = "sim";
+    v.numerics = kNumerics;
+    for (const auto& t : node_.tasks) {
+      TaskView task{.stage = t->merge ? StageId(0) : t->plan.stage, .merge = t->merge, .state = Word(t->state), .error_code = "", .error = ""};
+      if (!t->ended.ok() && t->state != TaskState::kRunning) task.error_code = ErrorCodeName(t->ended.code()), task.error = t->ended.error().message;
+      v.tasks.push_back(task);
+    }
+    node_.heard[v.name] = v;
+    node_.heard_at[v.name] = node_.cluster.world.now();
+    node_.cluster.SendBeat(node_, v);
+  }
+
+  Status Elect() {
+    if (!node_.cluster.failed().empty()) return OkStatus();
+    const uint64_t now = clock_.MonotonicNs();
+    for (const auto& [name, view] : node_.heard) {
+      if (now - node_.heard_at[name] < kSilenceNs) election_.OnBeat(name, view.incarnation, view.count, view.draining, now);
+    }
+    const StreamState& stream = driver_.state().job_stream();
+    election_.OnJob(stream.claim.node, stream.claim.incarnation, stream.released, stream.next_seq, now);
+    if (!election_.ShouldClaim(now)) return OkStatus();
+    const Nonce expected = stream.claim.incarnation;
+    const Status claimed = driver_.Claim("coordinate", [&](const Claim& current) -> Status {
+      if (current.incarnation == expected) return OkStatus();
+      return Fenced("node " + current.node + " was elected a moment ago");
+    });
+    if (claimed.code() == ErrorCode::kFenced) return OkStatus();
+    HOLDFAST_TRY(claimed);
+    claimed_at_ = now;
+    const RecordKey key{.cls = RecordClass::kClaim, .stage = 0, .a = static_cast<uint32_t>(driver_.epoch())};
+    node_.cluster.Acknowledged({RunLayout::JobStream(), driver_.epoch(), key});
+    return OkStatus();
+  }
+
+  std::vector<NodeView> Nodes() {
+    std::vector<NodeView> views;
+    const uint64_t now = clock_.MonotonicNs();
+    for (const auto& [name, view] : node_.heard) {
+      if (now - node_.heard_at[name] >= kHearNs) continue;
+      views.push_back(view);
+      if (now - claimed_at_ < kStaleWordsNs) std::erase_if(views.back().tasks, [](const TaskView& t) { return t.state != "running"; });
+    }
+    return views;
+  }
+
+  Status Coordinate() {
+    const auto number = [this] { return driver_.state().assignment() ? driver_.state().assignment()->number + 1 : 0; };
+    const uint32_t before = number();
+    const uint64_t epoch = driver_.epoch();
+    const auto failed = driver_.Coordinate(Nodes());
+    if (failed.code() == ErrorCode::kFenced) return OkStatus();
+    if (!failed.ok()) return failed.error();
+    if (number() != before) {
+      node_.cluster.Acknowledged({RunLayout::JobStream(), epoch, {.cls = RecordClass::kAssignment, .stage = 0, .a = number() - 1}});
+    }
+    if (!*failed) return OkStatus();
+    node_.cluster.JobFailed(**failed);
+    return driver_.Release("failed");
+  }
+
+  // Starts what is this node's and does not run; stops what is not.
+  void Reconcile() {
+    std::vector<StagePlan> stages = node_.draining ? std::vector<StagePlan>{} : driver_.StagesOf(node_.name());
+    const bool merge = !node_.draining && driver_.MergeOf(node_.name());
+    const uint32_t assignment = driver_.state().assignment() ? driver_.state().assignment()->number : 0;
+    const uint64_t now = clock_.MonotonicNs();
+    for (auto& t : node_.tasks) {
+      const bool wanted = t->merge ? merge : std::any_of(stages.begin(), stages.end(), [&](const StagePlan& s) { return s.stage == t->plan.stage; });
+      if (!wanted) t->stop.store(true);
+    }
+    std::erase_if(node_.tasks, [&](const auto& t) {
+      if (t->process && !t->process->finished()) return false;
+      if (t->stop.load()) return true;
+      const bool waits = t->state == TaskState::kFenced || t->state == TaskState::kNoSpace;
+      if (waits) return now >= t->retry_at;
+      if (t->state == TaskState::kDone || t->state == TaskState::kStopped) return true;
+      return (t->state == TaskState::kGaveUp || t->state == TaskState::kRefused) && assignment != given_up_at_[t->plan.stage];
+    });
+    for (const auto& t : node_.tasks) {
+      if (t->state == TaskState::kGaveUp || t->state == TaskState::kRefused) given_up_at_[t->plan.stage] = assignment;
+    }
+    for (const StagePlan& s : stages) Ensure(s, false);
+    if (merge) Ensure({}, true);
+  }
+
+  void Ensure(const StagePlan& stage, bool merge) {
+    for (const auto& t : node_.tasks) {
+      if (t->merge == merge && (merge || t->plan.stage == stage.stage)) return;
+    }
+    auto task = std::make_shared<SimTask>();
+    task->merge = merge;
+    task->plan = stage;
+    node_.tasks.push_back(task);
+    StartTask(node_, task);
+  }
+
+  Process& self_;
+  SimNode& node_;
+  ProcessFiles files_;
+  NodeClock clock_;
+  JobDriver driver_;
+  Election election_;
+  uint64_t count_ = 0, claimed_at_ = 0;
+  std::map<StageId, uint32_t> given_up_at_;
+};
+
+}  // namespace
+
+void DaemonMain(Process& self, SimNode& node) { Daemon(self, node).Run(); }
+
+}  // namespace holdfast::sim

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The children of a daemon: one life of a stage, one life of the merge, in the order in which holdfast-worker and holdfast-merge do things.
+// One fiber does what their threads do, so compute and commits take turns; forward passes are ComputeLayer.
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "daemon/core/stage_scheduler.h"
+#include "daemon/worker/commit_queue.h"
+#include "daemon/worker/todo.h"
+#include "export/format/safetensors.h"
+#include "export/merge/merge.h"
+#include "export/shard/evict.h"
+#include "ledger/fold/seal.h"
+#include "tests/sim/cluster.h"
+
+namespace holdfast::sim {
+namespace {
+
+constexpr uint64_t kTickNs = 100 * kMs, kDrainNs = 20 * kSecond;
+
+StreamWriter::Options ClaimAs(const RunState& state, const Incarnation& self, const std::string& reason) {
+  StreamWriter::Options o;
+  o.job = state.job().uuid;
+  o.claim = {.epoch = 0, .incarnation = self.nonce, .node = self.node, .reason = reason, .pid = self.pid, .numerics = self.numerics};
+  return o;
+}
+
+class Worker {
+ public:
+  Worker(Process& self, SimNode& node, SimTask& task)
+      : self_(self), node_(node), task_(task), files_(node, self), fs_(files_.fs()), clock_(node.cluster.world, self, node.options.wall_skew_s),
+        state_(fs_, RunLayout(kRunDir)) {}
+
+  Status Run() {
+    Status status = Open();
+    if (status.ok()) status = Calibrate();
+    if (status.ok()) status = Evict();
+    if (status.ok()) status = Seal();
+    if (!status.ok() && writer_ != nullptr && status.code() == ErrorCode::kStopped && !self_.dead()) {
+      if (const Status r = writer_->ReleaseStream("drain"); !r.ok()) status = r;
+    }
+    return status;
+  }
+
+ private:
+  bool Stopping() const { return task_.stop.load() || self_.dead(); }
+  std::string Stream() const { return RunLayout::StageStream(stage_.stage); }
+  void Acknowledge(RecordKey key) {
+    ++task_.commits;
+    key.stage = stage_.stage.value;
+    node_.cluster.Acknowledged({Stream(), writer_->epoch(), key});
+  }
+
+  Status Open() {
+    HOLDFAST_TRY(state_.Refresh());
+    const auto& stages = state_.plan().stages;
+    const auto it = std::find_if(stages.begin(), stages.end(), [&](const StagePlan& s) { return s.stage == task_.plan.stage; });
+    if (it == stages.end()) return InvalidArgument("the stage is not in the latest plan");
+    stage_ = *it;
+    me_.node = node_.name();
+    me_.nonce = task_.incarnation = Nonce::Random();
+    me_.numerics = kNumerics;
+    if (stage_.first_layer > 0 && node_.cluster.options.edges) me_.endpoint = "sim://" + me_.nonce.Hex();
+    HOLDFAST_TRY(fs_.MakeDirs(state_.layout().TmpDir(me_.nonce)));
+    const std::string stream = Stream();
+    HOLDFAST_ASSIGN(writer_, StreamWriter::Open(fs_, state_.layout(), clock_, state_.ReaderOf(stream),
+                                                [this, stream](const Record& r, const Slot& s) { return state_.Apply(stream, r, s); },
+                                                ClaimAs(state_, me_, task_.reason),
+                                                {MakeControl({.cls = RecordClass::kIncarnation, .stage = stage_.stage.value}, me_.ToJson())}));
+    Acknowledge({.cls = RecordClass::kClaim, .stage = 0, .a = static_cast<uint32_t>(writer_->epoch())});
+    task_.commits = 0;
+    return OkStatus();
+  }
+
+  Status Begin(const char* phase) {
+    PhaseBegin b;
+    b.phase = phase;
+    const RecordKey key{.cls = RecordClass::kPhase, .stage = stage_.stage.value, .a = static_cast<uint32_t>(phase[0]), .b = static_cast<uint32_t>(writer_->epoch())};
+    return writer_->Append({MakeControl(key, b.ToJson())});
+  }
+
+  Status Calibrate() {
+    const Todo todo = TodoOf(state_, stage_);
+    if (todo.samples.empty()) return OkStatus();
+    HOLDFAST_TRY(Begin("calibrate"));
+    return Loop(todo);
+  }
+
+  Result<ComputedSample> Compute(const StartSample& start, const std::map<uint32_t, Cut>& packs) {
+    ComputedSample done;
+    SampleRecord& r = done.record;
+    r.sample = start.sample;
+    r.first_layer = stage_.first_layer;
+    r.last_layer = stage_.last_layer;
+    r.numerics = kNumerics;
+    const std::vector<int32_t>& ids = state_.tokens()[start.sample];
+    Bytes hidden = start.cut;
+    if (start.input == InputKind::kTokens) {
+      r.input = Sha256(EncodeTokens(ids));
+      hidden = Embed(ids, state_.plan().hidden_size);
+    } else {
+      if (start.input == InputKind::kPack) {
+        HOLDFAST_ASSIGN(hidden, ReadCut(fs_, state_.layout(), packs.at(start.sample)));
+      }
+      r.input = Sha256(hidden);
+    }
+    for (uint32_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
+      LayerResult result = ComputeLayer(hidden, layer, state_.plan().units[layer].sites.size());
+      r.amax.insert(r.amax.end(), result.amax.begin(), result.amax.end());
+      hidden = std::move(result.hidden);
+    }
+    if (stage_.last_layer < state_.plan().layers) {
+      r.output = Cut{.tokens = ids.size(), .hidden = state_.plan().hidden_size, .digest = Sha256(hidden), .packs = {}};
+      done.hidden = std::make_shared<const Bytes>(std::move(hidden));
+    }
+    return done;
+  }
+
+  Status Loop(const Todo& todo) {
+    constexpr uint32_t kWindow = 3;
+    const uint64_t cut_bytes = static_cast<uint64_t>(state_.job().seq_len) * state_.plan().hidden_size * 2;
+    const bool from_tokens = stage_.first_layer == 0;
+    StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = kWindow, .memory_bytes_max = kWindow * cut_bytes});
+    std::map<uint32_t, Cut> packs = todo.cuts;
+    for (const auto& [sample, cut] : packs) scheduler.OnCutCommitted(sample);
+    std::vector<CommitEvent> events;
+    CommitQueue queue({.fs = &fs_, .clock = &clock_, .state = &state_, .writer = writer_.get(), .incarnation = me_.nonce, .stage = stage_.stage,
+                       .first_layer = stage_.first_layer, .last_layer = stage_.last_layer, .upstream_wanted = todo.upstream_wanted,
+                       .on_event = [&](CommitEvent e) { events.push_back(std::move(e)); }});
+    std::vector<StartSample> computing;
+    uint64_t drain_until = 0;
+    while (!scheduler.done()) {
+      if (self_.dead()) return Stopped("killed");
+      if (Stopping() && drain_until == 0) drain_until = clock_.MonotonicNs() + kDrainNs;
+      if (drain_until != 0 && (scheduler.in_flight() == 0 || clock_.MonotonicNs() > drain_until)) return Stopped("drained");
+      for (const CutMessage& m : std::exchange(task_.mail, {})) (void)scheduler.OnCutReceived(m.sample, m.tokens, m.cut);
+      while (drain_until == 0) {
+        auto start = scheduler.Next();
+        if (!start) break;
+        computing.push_back(std::move(*start));
+      }
+      std::optional<ComputedSample> computed;
+      if (!computing.empty()) {
+        self_.Sleep(node_.options.compute_ns);
+        HOLDFAST_ASSIGN(computed, Compute(computing.front(), packs));
+        computing.erase(computing.begin());
+        if (!consumer_.empty() && computed->hidden != nullptr) {
+          node_.cluster.SendCut(node_, consumer_, {computed->record.sample, computed->record.output->tokens, *computed->hidden});
+        }
+        last_[computed->record.sample] = computed->record;
+      } else {
+        self_.Sleep(kTickNs);
+      }
+      const Status stepped = queue.Step(std::move(computed), CommitQueue::Look::kWhenDue);
+      for (CommitEvent& e : std::exchange(events, {})) HOLDFAST_TRY(Take(std::move(e), &scheduler, &packs));
+      HOLDFAST_TRY(stepped);
+    }
+    return OkStatus();
+  }
+
+  Status Take(CommitEvent event, StageScheduler* scheduler, std::map<uint32_t, Cut>* packs) {
+    if (const auto* c = std::get_if<SampleCommitted>(&event)) {
+      scheduler->OnCommitted(c->sample);
+      Acknowledge({.cls = RecordClass::kSample, .stage = 0, .a = c->sample, .b = stage_.first_layer});
+      if (self_.random().Chance(node_.options.recompute)) return OnceMore(c->sample);
+    } else if (auto* u = std::get_if<UpstreamCommitted>(&event)) {
+      for (auto& [sample, cut] : u->cuts) {
+        packs->emplace(sample, std::move(cut));
+        scheduler->OnCutCommitted(sample);
+      }
+    } else if (const auto* r = std::get_if<SampleRedo>(&event)) {
+      scheduler->OnFailed(r->sample);
+      scheduler->OnCutCommitted(r->sample);
+    } else if (const auto* f = std::get_if<ConsumerFound>(&event)) {
+      consumer_ = f->consumer.endpoint;
+    }
+    return OkStatus();
+  }
+
+  // Execution is at least once, and another device class may come to other bits: the first record must stay the one that counts.
+  Status OnceMore(uint32_t sample) {
+    SampleRecord again = last_.at(sample);
+    again.output.reset();
+    for (float& a : again.amax) a *= 1.25f;
+    node_.cluster.world.Trace(self_.name(), "computes sample " + std::to_string(sample) + " once more, with other bits");
+    return writer_->Append(again.ToRecords(stage_.stage));
+  }
+
+  Status Evict() {
+    HOLDFAST_TRY(state_.Refresh());
+    std::vector<uint32_t> missing;
+    for (const uint32_t unit : UnitsOf(state_.plan(), stage_)) {
+      if (state_.Layer(unit) == nullptr) missing.push_back(unit);
+    }
+    if (missing.empty()) return OkStatus();
+    HOLDFAST_ASSIGN(const auto source, SourceModel::Open(fs_, state_.job().source));
+    HOLDFAST_TRY(Begin("evict"));
+    EvictOptions options;
+    options.incarnation = me_.nonce;
+    for (const uint32_t unit : missing) {
+      if (Stopping()) return Stopped("drained during eviction");
+      std::vector<float> amax;
+      if (unit < state_.plan().layers) {
+        HOLDFAST_ASSIGN(amax, state_.ReducedAmax(unit));
+      }
+      self_.Sleep(node_.options.compute_ns);
+      HOLDFAST_ASSIGN(const LayerRecord e, EvictUnit(fs_, state_.layout(), *source, state_.plan(), state_.plan().units[unit], amax, options));
+      const RecordKey key{.cls = RecordClass::kLayer, .stage = stage_.stage.value, .a = unit};
+      HOLDFAST_TRY(writer_->Append({MakeControl(key, e.ToJson())}));
+      Acknowledge(key);
+    }
+    return OkStatus();
+  }
+
+  Status Seal() {
+    HOLDFAST_TRY(state_.Refresh());
+    const auto known = state_.stages().find(stage_.stage);
+    if (known == state_.stages().end() || !known->second.seal) {
+      SealRecord z;
+      z.samples = state_.job().samples;
+      z.first_layer = stage_.first_layer;
+      z.last_layer = stage_.last_layer;
+      HOLDFAST_ASSIGN(z.root, SealRoot(state_, stage_.first_layer, stage_.last_layer, UnitsOf(state_.plan(), stage_)));
+      HOLDFAST_TRY(writer_->Append({MakeControl({.cls = RecordClass::kSeal, .stage = stage_.stage.value}, z.ToJson())}));
+      Acknowledge({.cls = RecordClass::kSeal});
+    }
+    return writer_->ReleaseStream("done");
+  }
+
+  Process& self_;
+  SimNode& node_;
+  SimTask& task_;
+  ProcessFiles files_;
+  FileSystem& fs_;
+  NodeClock clock_;
+  RunState state_;
+  StagePlan stage_;
+  Incarnation me_;
+  std::unique_ptr<StreamWriter> writer_;
+  std::string consumer_;                        // endpoint of whoever takes our cuts
+  std::map<uint32_t, SampleRecord> last_;
+};
+
+}  // namespace
+
+Status WorkerMain(Process& self, SimNode& node, SimTask& task) { return Worker(self, node, task).Run(); }
+
+Status MergeMain(Process& self, SimNode& node, SimTask& task) {
+  ProcessFiles files(node, self);
+  FileSystem& fs = files.fs();
+  NodeClock clock(node.cluster.world, self, node.options.wall_skew_s);
+  RunState state(fs, RunLayout(kRunDir));
+  HOLDFAST_TRY(state.Refresh());
+  Incarnation me;
+  me.node = node.name();
+  me.nonce = Nonce::Random();
+  HOLDFAST_TRY(fs.MakeDirs(state.layout().TmpDir(me.nonce)));
+  const std::string stream = RunLayout::MergeStream();
+  HOLDFAST_ASSIGN(const auto writer, StreamWriter::Open(fs, state.layout(), clock, state.ReaderOf(stream),
+                                                        [&](const Record& r, const Slot& s) { return state.Apply(stream, r, s); },
+                                                        ClaimAs(state, me, task.reason), {MakeControl({.cls = RecordClass::kIncarnation}, me.ToJson())}));
+  const auto acknowledge = [&](const RecordKey& key) { ++task.commits, node.cluster.Acknowledged({stream, writer->epoch(), key}); };
+  acknowledge({.cls = RecordClass::kClaim, .stage = 0, .a = static_cast<uint32_t>(writer->epoch())});
+  MergeOptions options;
+  options.incarnation = me.nonce;
+  options.stop = &task.stop;
+  const auto merged = RunMerge(fs, state, *writer, options);
+  if (merged.code() == ErrorCode::kStopped && !self.dead()) HOLDFAST_TRY(writer->ReleaseStream("drain"));
+  if (!merged.ok()) return merged.error();
+  HOLDFAST_TRY(state.Refresh());
+  if (!state.done()) {
+    DoneRecord done{.manifest = *merged, .report = Json::object()};
+    HOLDFAST_TRY(writer->Append({MakeControl({.cls = RecordClass::kDone}, done.ToJson())}));
+    acknowledge({.cls = RecordClass::kDone});
+  }
+  return writer->ReleaseStream("done");
+}
+
+}  // namespace holdfast::sim
