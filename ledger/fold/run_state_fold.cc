@@ -3,6 +3,7 @@
 // What one record does to the state. A record that does not decode is as good as not there: first *valid* wins.
 #include <algorithm>
 
+#include "ledger/base/mutant.h"
 #include "ledger/fold/run_state.h"
 
 namespace holdfast {
@@ -209,7 +210,7 @@ void RunState::Add(Ledger<K, T>* ledger, const K& key, const Origin& origin, T v
   const auto at = std::find_if(all.begin(), all.end(), [&](const Said<T>& s) { return !s.origin.Before(origin); });
   if (at != all.end() && !origin.Before(at->origin)) return;
   if (must_repeat && first != all.end() && first->origin.payload != origin.payload) ++nondeterminism_;
-  all.insert(at, Said<T>{origin, std::move(value)});
+  all.insert(HOLDFAST_MUTANT("fold-last-wins") ? all.begin() : at, Said<T>{origin, std::move(value)});
 }
 
 // ---- views: what counts ----

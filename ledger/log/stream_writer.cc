@@ -10,6 +10,7 @@
 //   nothing there                                 publish once more, then report the storage fault
 #include <algorithm>
 
+#include "ledger/base/mutant.h"
 #include "ledger/log/publish.h"
 #include "ledger/log/stream.h"
 #include "ledger/segment/segment.h"
@@ -71,6 +72,10 @@ Status StreamWriter::Append(std::vector<Record> records) {
   if (fenced_) return Fenced("stream " + stream_ + ": this owner was fenced before");
   for (int round = 0; round < kRoundsMax; ++round) {
     HOLDFAST_ASSIGN(const Landing landing, CommitOnce(records, state_.epoch));
+    if (!landing.ours && HOLDFAST_MUTANT("skip-taken-slot")) {
+      ++state_.next_seq;
+      continue;
+    }
     if (!landing.ours) HOLDFAST_TRY(Yield(landing));
     HOLDFAST_TRY(Advance(landing));
     if (landing.ours) return OkStatus();
@@ -85,6 +90,7 @@ Status StreamWriter::ReleaseStream(const std::string& reason) {
 
 // Decides about a slot that this owner lost. OK: it may be folded and passed.
 Status StreamWriter::Yield(const Landing& landing) {
+  if (HOLDFAST_MUTANT("ignore-foreign-claim")) return OkStatus();
   const Slot& slot = landing.slot;
   const std::string what = "stream " + stream_ + ", slot " + std::to_string(slot.seq) + ": ";
   if (std::find(abandoned_.begin(), abandoned_.end(), slot.commit) != abandoned_.end()) return OkStatus();

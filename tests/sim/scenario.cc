@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/sim/scenario.h"
+
+#include <algorithm>
+
+#include "tests/sim/checkers.h"
+
+namespace holdfast::sim {
+namespace {
+
+constexpr uint64_t kAfterwardsNs = 3 * kSecond;  // what is still on its way when the job is done
+constexpr uint64_t kQuietNs = 400 * kSecond;     // after the last fault; longer than any cache and all patience of the coordinator
+
+class Scenario {
+ public:
+  explicit Scenario(const RunOptions& options)
+      : options_(options), random_(Mix(options.seed, 9)), cluster_(Draw()), watch_(cluster_) {
+    faults_ns_ = random_.Between(10, 60) * kSecond;
+  }
+
+  RunResult Run() {
+    cluster_.Submit();
+    faults_on_ = true;
+    begin_ = cluster_.world.now();
+    for (auto& [name, node] : cluster_.nodes) {
+      SetTroubles(*node);
+      node->PowerOn();
+    }
+    NextFault();
+    WriteBackSometimes();
+    cluster_.world.At(begin_ + faults_ns_, [this] { EndFaults(); });
+    const uint64_t end = begin_ + faults_ns_ + kQuietNs;
+    while (cluster_.world.now() < end && cluster_.world.Step()) {
+      if (!cluster_.Done()) continue;
+      EndFaults();                                 // nothing is left to be broken
+      if (cluster_.world.now() > quiet_since_ + kAfterwardsNs) break;
+    }
+    return Judge();
+  }
+
+ private:
+  ClusterOptions Draw() {
+    ClusterOptions o;
+    o.seed = options_.seed;
+    o.trace = options_.trace;
+    o.shape.layers = static_cast<uint32_t>(random_.Between(2, 3));
+    o.shape.samples = static_cast<uint32_t>(random_.Between(2, 4));
+    if (random_.Chance(700)) {
+      for (uint32_t left = o.shape.layers; left > 0; left -= o.shape.cut.back()) o.shape.cut.push_back(static_cast<uint32_t>(random_.Between(1, left)));
+    }
+    if (random_.Chance(60)) o.kind = NfsServer::Export::kAsync;
+    o.edges = random_.Chance(800);
+    const uint32_t recompute = random_.Chance(200) ? 300 : 0;
+    const uint64_t count = random_.Between(1, 4);
+    for (uint64_t i = 0; i < count; ++i) {
+      NodeOptions n;
+      n.name = "n" + std::to_string(i);
+      n.speed = random_.Between(1, 3);
+      n.compute_ns = random_.Between(50, 1500) * kMs / n.speed;
+      n.wall_skew_s = static_cast<int64_t>(random_.Below(200'000)) - 100'000;
+      n.recompute = recompute;
+      o.nodes.push_back(n);
+    }
+    if (options_.mutant != Mutant::kNone) o.wrap = [m = options_.mutant](FileSystem& fs) { return WrapMutant(m, fs); };
+    return o;
+  }
+
+  // Each seed has its own mix: some faults often, most of them never.
+  void SetTroubles(SimNode& node) {
+    const auto some = [&](uint32_t share, uint32_t most) { return random_.Chance(share) ? static_cast<uint32_t>(random_.Between(1, most)) : 0; };
+    NfsTroubles& t = node.kernel.troubles;
+    t.eio = some(150, 4);
+    t.estale = some(200, 15);
+    t.lost_link = some(400, 100);
+    t.late_link = some(300, 60);
+    t.stale_list = some(400, 400);
+    t.torn_list = some(400, 300);
+    t.negative_dentries = some(500, 1000);
+    t.stale_attributes = some(400, 500);
+    t.die_at_call = some(400, 300);
+    t.pause_at_call = some(400, 150);
+    if (random_.Chance(200)) node.kernel.rpc_ns_max = random_.Between(3, 60) * kMs;
+    cluster_.net.loss = some(400, 300);
+    cluster_.net.duplicate = some(400, 300);
+    cluster_.net.delay_ns_max = random_.Between(1, 4000) * kMs;
+  }
+
+  void NextFault() {
+    const uint64_t pause = random_.Between(200, 8000) * kMs;
+    cluster_.world.After(pause, [this] {
+      if (!faults_on_) return;
+      Fault();
+      NextFault();
+    });
+  }
+
+  void WriteBackSometimes() {
+    cluster_.world.After(random_.Between(5, 40) * kSecond, [this] {
+      if (cluster_.server.up) cluster_.server.WriteBack();
+      if (cluster_.world.now() < begin_ + faults_ns_ + kQuietNs) WriteBackSometimes();
+    });
+  }
+
+  SimNode& AnyNode() {
+    auto it = cluster_.nodes.begin();
+    std::advance(it, random_.Below(cluster_.nodes.size()));
+    return *it->second;
+  }
+  // Undone after a while, or when faults end.
+  void For(uint64_t ns, std::function<void()> undo) { cluster_.world.After(ns, std::move(undo)); }
+
+  void Fault() {
+    SimNode& node = AnyNode();
+    const uint64_t a_while = random_.Between(1, 30) * kSecond;
+    switch (random_.Below(14)) {
+      case 0:
+        node.PowerOff();
+        For(a_while, [&node] { node.PowerOn(); });
+        break;
+      case 1:
+        node.RestartDaemon();
+        break;
+      case 2:
+      case 3:
+        if (!node.tasks.empty()) node.KillTask(random_.Below(node.tasks.size()));
+        break;
+      case 4:
+      case 5:
+        node.Pause(true);
+        For(a_while, [&node] { node.Pause(false); });
+        break;
+      case 6:
+        node.kernel.cut_off = true;
+        For(a_while, [&node] { node.kernel.cut_off = false; });
+        break;
+      case 7:
+        node.net_out = false;
+        For(a_while, [&node] { node.net_out = true; });
+        break;
+      case 8:
+        node.net_in = false;
+        For(a_while, [&node] { node.net_in = true; });
+        break;
+      case 9:
+        CrashServer(random_.Between(1, 10) * kSecond);
+        break;
+      case 10:
+        cluster_.server.full = true;
+        cluster_.world.Trace("server", "full");
+        For(random_.Between(1, 10) * kSecond, [this] { cluster_.server.full = false; });
+        break;
+      case 11:
+        cluster_.server.read_only = true;
+        cluster_.world.Trace("server", "read-only");
+        For(random_.Between(1, 5) * kSecond, [this] { cluster_.server.read_only = false; });
+        break;
+      case 12:   // the whole room loses power
+        for (auto& [name, n] : cluster_.nodes) {
+          n->PowerOff();
+          For(random_.Between(1, 20) * kSecond, [node = n.get()] { node->PowerOn(); });
+        }
+        CrashServer(random_.Between(1, 10) * kSecond);
+        break;
+      default:
+        node.draining = !node.draining;
+        cluster_.world.Trace(node.name(), node.draining ? "drains" : "drains no more");
+    }
+  }
+
+  void CrashServer(uint64_t ns) {
+    if (!cluster_.server.up) return;
+    cluster_.world.Trace("server", "crashes");
+    ++crashes_;
+    cluster_.server.up = false;
+    cluster_.server.Crash();
+    For(ns, [this] { RestartServer(); });
+  }
+  void RestartServer() {
+    if (cluster_.server.up) return;
+    cluster_.world.Trace("server", "is back");
+    for (auto& [name, n] : cluster_.nodes) n->kernel.Replay();
+    cluster_.server.up = true;
+  }
+
+  void EndFaults() {
+    if (!faults_on_) return;
+    cluster_.world.Trace("world", "faults end");
+    faults_on_ = false;
+    quiet_since_ = cluster_.world.now();
+    RestartServer();
+    cluster_.server.full = cluster_.server.read_only = false;
+    for (auto& [name, node] : cluster_.nodes) {
+      node->kernel.troubles = {};
+      node->kernel.cut_off = false;
+      node->net_in = node->net_out = true;
+      node->draining = false;
+      node->Pause(false);
+      node->PowerOn();
+    }
+    cluster_.net = {};
+    // `jobctl resume`, and a restart of what gave up: its reasons are gone.
+    cluster_.ForgetFailure();
+    for (auto& [name, node] : cluster_.nodes) node->RestartDaemon();
+  }
+
+  RunResult Judge() {
+    RunResult r;
+    r.digest = cluster_.world.digest();
+    r.virtual_ns = cluster_.world.now() - begin_;
+    r.events = cluster_.world.events();
+    r.messages = cluster_.messages;
+    r.deaths = cluster_.deaths;
+    r.claims = cluster_.claims;
+    r.acks = cluster_.acks().size();
+    r.server_crashes = crashes_;
+    r.async = cluster_.server.kind() == NfsServer::Export::kAsync;
+    r.wrong = cluster_.world.violation();
+    const bool promised = !r.async || crashes_ == 0;   // an async server that crashed may have lost anything, but must not end in a wrong output
+    if (r.wrong.empty() && promised) r.wrong = CheckLog(cluster_);
+    if (r.wrong.empty() && promised) r.wrong = CheckFold(cluster_);
+    if (r.wrong.empty() && promised && !cluster_.Done()) {
+      r.wrong = "no progress: the job is not done " + std::to_string(kQuietNs / kSecond) + " s after the last fault" + (cluster_.failed().empty() ? "" : ", it failed: " + cluster_.failed());
+    }
+    if (r.wrong.empty() && cluster_.Done() && promised) r.wrong = CheckOutput(cluster_);
+    if (r.wrong.empty() && promised) r.wrong = CheckFsck(cluster_, options_.deep);
+    return r;
+  }
+
+  const RunOptions options_;
+  Random random_;
+  Cluster cluster_;
+  SlotWatch watch_;
+  bool faults_on_ = false;
+  uint64_t begin_ = 0, faults_ns_ = 0, quiet_since_ = 0, crashes_ = 0;
+};
+
+}  // namespace
+
+RunResult RunSeed(const RunOptions& options) {
+  SetMutant(options.mutant);
+  RunResult result = Scenario(options).Run();
+  SetMutant(Mutant::kNone);
+  return result;
+}
+
+}  // namespace holdfast::sim
