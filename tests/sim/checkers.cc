@@ -78,7 +78,7 @@ std::map<std::string, Digest> Files(FileSystem& fs, const std::string& dir) {
 SlotWatch::SlotWatch(Cluster& cluster) {
   cluster.server.on_name = [this, &cluster](const std::string& op, const std::string& path) {
     if (!path.ends_with(".seg") || cluster.server.kind() == NfsServer::Export::kAsync) return;
-    if (op == "link" && made_.emplace(path, cluster.world.now()).second) return;
+    if (op != "unlink" && op != "rename-away" && made_.emplace(path, cluster.world.now()).second) return;
     cluster.world.Violation("a slot that was taken changed: " + op + " " + path);
   };
 }

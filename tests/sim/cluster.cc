@@ -131,10 +131,13 @@ void SimNode::PowerOn() {
 void SimNode::KillAll() {
   ++life_;
   if (daemon_) daemon_->Kill();
-  for (const auto& task : tasks) {
-    if (task->process) task->process->Kill();
+  for (const auto& list : {tasks, orphans}) {
+    for (const auto& task : list) {
+      if (task->process) task->process->Kill();
+    }
   }
   tasks.clear();
+  orphans.clear();
   heard.clear();
   heard_at.clear();
 }
@@ -157,6 +160,25 @@ void SimNode::RestartDaemon() {
   ++cluster.deaths;
 }
 
+void SimNode::LoseDaemon() {
+  if (!on_) return;
+  cluster.world.Trace(name(), "daemon killed; its children live on");
+  ++life_;
+  if (daemon_) daemon_->Kill();
+  for (auto& task : std::exchange(tasks, {})) orphans.push_back(std::move(task));
+  heard.clear();
+  heard_at.clear();
+  StartDaemon();
+  ++cluster.deaths;
+}
+
+void SimNode::PauseTask(size_t index, uint64_t ns) {
+  if (index >= tasks.size() || !tasks[index]->process || tasks[index]->process->finished()) return;
+  cluster.world.Trace(tasks[index]->process->name(), "paused for " + std::to_string(ns / kMs) + " ms");
+  tasks[index]->process->Pause(true);
+  cluster.world.After(ns, [p = tasks[index]->process] { p->Pause(false); });
+}
+
 void SimNode::KillTask(size_t index) {
   if (index >= tasks.size() || !tasks[index]->process || tasks[index]->process->finished()) return;
   cluster.world.Trace(name(), "kill -9 of " + tasks[index]->process->name());
@@ -167,8 +189,10 @@ void SimNode::KillTask(size_t index) {
 void SimNode::Pause(bool on) {
   cluster.world.Trace(name(), on ? "paused" : "goes on");
   if (daemon_) daemon_->Pause(on);
-  for (const auto& task : tasks) {
-    if (task->process) task->process->Pause(on);
+  for (const auto& list : {tasks, orphans}) {
+    for (const auto& task : list) {
+      if (task->process) task->process->Pause(on);
+    }
   }
 }
 

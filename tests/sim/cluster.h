@@ -82,6 +82,8 @@ class SimNode {
   void PowerOff();
   void RestartDaemon();           // kill -9 of daemon and children, and a new start
   void KillTask(size_t index);
+  void LoseDaemon();              // kill -9 of the daemon alone; its children live on as nobody's, beside those of the next one
+  void PauseTask(size_t index, uint64_t ns);
   void Pause(bool on);            // the machine: daemon and children
   bool on() const { return on_; }
   const std::string& name() const { return options.name; }
@@ -92,6 +94,7 @@ class SimNode {
   std::map<std::string, NodeView> heard;             // beats that arrived, by node
   std::map<std::string, uint64_t> heard_at;
   std::vector<std::shared_ptr<SimTask>> tasks;
+  std::vector<std::shared_ptr<SimTask>> orphans;
   bool draining = false;
   bool net_out = true, net_in = true;                // one-way partitions
   bool daemon_gone = true;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // holdfast-sim: runs seeds, or one seed with everything that happens.
+#include <malloc.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -94,6 +96,9 @@ int RunMany(const Arguments& a) {
 int main(int argc, char** argv) {
   using namespace holdfast::sim;
   const Arguments a = Parse(argc, argv);
+  // Thousands of environments and codecs come and go: their memory is kept instead of being mapped anew each time.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   if (a.usage) return std::fputs(kUsage, stderr), 2;
   if (a.list) {
     for (const MutantInfo& m : Mutants()) std::printf("%s%s\n", m.name, m.in_code ? " (holdfast-sim-mutants)" : "");

@@ -44,11 +44,13 @@ class Scenario {
     o.seed = options_.seed;
     o.trace = options_.trace;
     o.shape.layers = static_cast<uint32_t>(random_.Between(2, 3));
-    o.shape.samples = static_cast<uint32_t>(random_.Between(2, 4));
+    o.shape.samples = static_cast<uint32_t>(random_.Between(2, 6));
     if (random_.Chance(700)) {
       for (uint32_t left = o.shape.layers; left > 0; left -= o.shape.cut.back()) o.shape.cut.push_back(static_cast<uint32_t>(random_.Between(1, left)));
     }
     if (random_.Chance(60)) o.kind = NfsServer::Export::kAsync;
+    o.suspect_ns = random_.Between(4, 12) * kSecond;
+    o.tenure_ns = o.suspect_ns / 2;
     o.edges = random_.Chance(800);
     const uint32_t recompute = random_.Chance(200) ? 300 : 0;
     const uint64_t count = random_.Between(1, 4);
@@ -86,7 +88,7 @@ class Scenario {
   }
 
   void NextFault() {
-    const uint64_t pause = random_.Between(200, 8000) * kMs;
+    const uint64_t pause = random_.Between(200, 5000) * kMs;
     cluster_.world.After(pause, [this] {
       if (!faults_on_) return;
       Fault();
@@ -112,7 +114,7 @@ class Scenario {
   void Fault() {
     SimNode& node = AnyNode();
     const uint64_t a_while = random_.Between(1, 30) * kSecond;
-    switch (random_.Below(14)) {
+    switch (random_.Below(17)) {
       case 0:
         node.PowerOff();
         For(a_while, [&node] { node.PowerOn(); });
@@ -160,6 +162,16 @@ class Scenario {
           For(random_.Between(1, 20) * kSecond, [node = n.get()] { node->PowerOn(); });
         }
         CrashServer(random_.Between(1, 10) * kSecond);
+        break;
+      case 13:
+        node.LoseDaemon();
+        break;
+      case 14:
+        if (!node.tasks.empty()) node.PauseTask(random_.Below(node.tasks.size()), a_while);
+        break;
+      case 15:   // a worker that sleeps through the end of its daemon and the claim of its successor
+        for (size_t i = 0; i < node.tasks.size(); ++i) node.PauseTask(i, a_while);
+        node.LoseDaemon();
         break;
       default:
         node.draining = !node.draining;
