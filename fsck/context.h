@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -46,6 +47,8 @@ struct Writer {
 struct Log {
   std::optional<Nonce> job_id;                       // of a root: its uuid
   bool damaged = false;                              // some slot is missing or unreadable
+  bool reopened = false;                             // something was voided: it is to be computed again
+  std::map<std::string, StreamState> streams;        // as the last sound slot leaves each
   uint64_t slots = 0;
   std::vector<SaidRecord> records;                   // job, merge, stages ascending, nodes; slot order within
   std::optional<JobSpec> job;
@@ -83,12 +86,12 @@ struct Context {
   std::atomic<uint64_t> bytes_done{0};
   uint64_t bytes_total = 0;
 
-  void Add(const char* code, FsckSeverity severity, std::string object, std::string message, std::string advice);
-  void Error(const char* code, std::string object, std::string message, std::string advice) {
-    Add(code, FsckSeverity::kError, std::move(object), std::move(message), std::move(advice));
+  void Add(const char* code, FsckSeverity severity, std::string object, std::string message, std::string advice, Remedies remedies = {});
+  void Error(const char* code, std::string object, std::string message, std::string advice, Remedies remedies = {}) {
+    Add(code, FsckSeverity::kError, std::move(object), std::move(message), std::move(advice), std::move(remedies));
   }
   // An error that means that committed data is gone.
-  void Lost(const char* code, std::string object, std::string message, std::string advice);
+  void Lost(const char* code, std::string object, std::string message, std::string advice, Remedies remedies = {});
   // Something that could not be read at all (permissions, I/O): bit 8.
   void Unreadable(const std::string& object, const holdfast::Error& error);
 
@@ -100,10 +103,15 @@ struct Context {
   uint32_t threads() const { return std::min(std::max(options.threads, 1u), 16u); }
   // "jobctl resume DIR", as it is typed for this job
   std::string Resume() const;
+  // "jobctl fsck DIR --repair"
+  std::string Repair() const { return "jobctl fsck " + layout.root() + " --repair"; }
 
  private:
   std::mutex mutex_;   // guards report.findings and report.exit_status
 };
+
+// How the slots of `dir` were committed, where that was by rename; null: by link, `fs` itself will do.
+std::unique_ptr<FileSystem> FileSystemOf(FileSystem& fs, const std::string& dir);
 
 // All checks of one run directory.
 void CheckRun(Context* c);
@@ -132,5 +140,10 @@ void CheckOutput(Context* c);
 // F090-F092.
 void CheckLeftovers(Context* c);
 void CheckTmp(Context* c);
+
+// An empty plan that names the owners of a directory's streams.
+RepairPlan WhoWorks(FileSystem& fs, const std::string& dir);
+// What would mend all that was found, for the report.
+RepairPlan MakeRepairPlan(const Context& c);
 
 }  // namespace holdfast::fsck

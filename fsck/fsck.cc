@@ -22,6 +22,15 @@ void fsck::CheckRun(Context* c) {
   CheckLeftovers(c);
 }
 
+// Commits by rename (servers without hard links) look like directories to anybody else.
+std::unique_ptr<FileSystem> fsck::FileSystemOf(FileSystem& fs, const std::string& dir) {
+  for (const char* name : {"FORMAT", "ROOT"}) {
+    const auto info = fs.Stat(JoinPath(dir, name));
+    if (info.ok() && info->is_directory) return MakeRenamingFileSystem(fs);
+  }
+  return nullptr;
+}
+
 std::string fsck::Context::Resume() const {
   if (is_root) return "a daemon (`holdfastd --root " + layout.root() + "`)";
   return root_dir.empty() ? "jobctl resume " + layout.root() : "jobctl --root " + root_dir + " resume " + BaseName(layout.root());
@@ -38,15 +47,6 @@ bool LooksLikeARun(FileSystem& fs, const RunLayout& layout) {
   return false;
 }
 
-// Commits by rename (servers without hard links) look like directories to anybody else.
-bool CommitsByRename(FileSystem& fs, const std::string& dir) {
-  for (const char* name : {"FORMAT", "ROOT"}) {
-    const auto info = fs.Stat(JoinPath(dir, name));
-    if (info.ok() && info->is_directory) return true;
-  }
-  return false;
-}
-
 // The root that `dir` lies in as jobs/<id>, or "".
 std::string RootOf(FileSystem& fs, const std::string& dir) {
   const std::string jobs = DirName(dir), root = DirName(jobs);
@@ -55,8 +55,19 @@ std::string RootOf(FileSystem& fs, const std::string& dir) {
 
 }  // namespace
 
+RepairPlan fsck::WhoWorks(FileSystem& fs, const std::string& dir) {
+  const FsckOptions quiet;
+  Context c(fs, dir, quiet);
+  c.is_root = LooksLikeARoot(fs, dir);
+  if (!c.is_root) c.root_dir = RootOf(fs, dir);
+  if (c.is_root ? CheckRootFile(&c) : CheckFormatFile(&c)) ReadLog(&c);
+  if (!c.is_root) FoldRecords(&c);
+  c.report.findings.clear();
+  return MakeRepairPlan(c);
+}
+
 FsckReport RunFsck(FileSystem& fs, const std::string& dir, const FsckOptions& options) {
-  const auto renaming = CommitsByRename(fs, dir) ? MakeRenamingFileSystem(fs) : nullptr;
+  const auto renaming = fsck::FileSystemOf(fs, dir);
   fsck::Context c(renaming != nullptr ? *renaming : fs, dir, options);
   c.report.deep = options.deep;
   c.report.state = "unknown";
@@ -71,6 +82,7 @@ FsckReport RunFsck(FileSystem& fs, const std::string& dir, const FsckOptions& op
     c.root_dir = RootOf(c.fs, dir);
     fsck::CheckRun(&c);
   }
+  if (auto plan = fsck::MakeRepairPlan(c); !plan.empty()) c.report.plans.insert(c.report.plans.begin(), std::move(plan));
   c.report.bytes_read += c.bytes_done;
   std::stable_sort(c.report.findings.begin(), c.report.findings.end(), [](const FsckFinding& a, const FsckFinding& b) {
     return std::tie(a.severity, a.code, a.object, a.message) < std::tie(b.severity, b.code, b.object, b.message);

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "fsck/remedy.h"
+#include "fsck/repair_plan.h"
 #include "ledger/base/file_system.h"
 #include "ledger/base/json.h"
 
@@ -23,12 +25,17 @@ struct FsckFinding {
   std::string object;   // file, record or tensor
   std::string message;  // what is wrong
   std::string advice;   // what to type, or what to know; may be empty for kInfo
+  Remedies remedies;    // what `--repair` does about it
+  bool planned = false; // they stand in the plan of the job already
 };
 
 // Exit status of fsck: the sum of these bits. 0 = clean (infos and warnings allowed).
+inline constexpr int kFsckCorrected = 1;     // repair: something was wrong and is not any more
+inline constexpr int kFsckReopened = 2;      // repair: work of the job is open again, `jobctl resume` does it
 inline constexpr int kFsckErrorsLeft = 4;    // at least one error
 inline constexpr int kFsckOperational = 8;   // something could not be read, so the answer is incomplete
 inline constexpr int kFsckUsage = 16;        // bad command line
+inline constexpr int kFsckInterrupted = 32;  // repair: stopped by a signal between two steps
 inline constexpr int kFsckDataLost = 64;     // committed data is gone: a slot is missing, damaged or out of its chain
 
 struct FsckOptions {
@@ -53,6 +60,7 @@ struct FsckReport {
   std::string state;                   // "no job yet", "running or stopped", "published", "done"; of a root: "root"
   std::vector<FsckJob> jobs;           // of a root, in order of submission
   uint64_t streams = 0, slots = 0, records = 0, packs = 0, bytes_read = 0;
+  std::vector<RepairPlan> plans;       // of each directory in which something could be mended
 };
 
 // `dir`: a run directory, or a root; then the counts and the exit status are those of all.

@@ -26,13 +26,14 @@ void CountBelow(Context* c, const std::string& dir, uint32_t depth, Tally* tally
   }
 }
 
-void Orphans(Context* c, const std::string& object, const Tally& tally, const std::string& what, const std::string& advice) {
+void Orphans(Context* c, const std::string& object, const Tally& tally, const std::string& what, const std::string& advice, Remedies remedies) {
   if (tally.files == 0) return;
-  c->Add("F090", FsckSeverity::kInfo, object, std::to_string(tally.files) + " files, " + std::to_string(tally.bytes) + " bytes: " + what, advice);
+  c->Add("F090", FsckSeverity::kInfo, object, std::to_string(tally.files) + " files, " + std::to_string(tally.bytes) + " bytes: " + what, advice, std::move(remedies));
 }
 
 void CheckUnreferencedPacks(Context* c) {
   Tally tally;
+  Remedies away;
   const auto dirs = c->fs.List(c->layout.PackDir());
   for (size_t d = 0; dirs.ok() && d < dirs->size(); ++d) {
     const std::string dir = JoinPath(c->layout.PackDir(), (*dirs)[d]);
@@ -43,9 +44,11 @@ void CheckUnreferencedPacks(Context* c) {
       const auto info = c->fs.Stat(JoinPath(dir, name));
       ++tally.files;
       tally.bytes += info.ok() ? info->size : 0;
+      away.push_back(Remedy::MoveAway(JoinPath(dir, name)));
     }
   }
-  Orphans(c, "pack", tally, c->log.damaged ? "no readable record refers to these packs; lost slots may have" : "no record refers to these packs: their writer died before it committed, or was fenced", "");
+  if (c->log.damaged) away.clear();   // whoever does the lost work again finds them there
+  Orphans(c, "pack", tally, c->log.damaged ? "no readable record refers to these packs; lost slots may have" : "no record refers to these packs: their writer died before it committed, or was fenced", "", std::move(away));
 }
 
 // Hidden siblings of the output, one per claim of the merge stream.
@@ -64,7 +67,8 @@ void CheckStaging(Context* c) {
     Tally tally;
     const std::string path = JoinPath(DirName(out), (*names)[i]);
     CountBelow(c, path, 4, &tally);
-    Orphans(c, path, tally, "an unfinished output of this job", "a merge that goes on takes over what it can; afterwards the directory may be deleted");
+    Orphans(c, path, tally, "an unfinished output of this job", "a merge that goes on takes over what it can; afterwards the directory may be deleted",
+            c->log.done ? Remedy::MoveAway(path) : Remedy{});
   }
 }
 
@@ -110,7 +114,7 @@ void CheckTmp(Context* c) {
     } else {
       tally = {1, info->size};
     }
-    Orphans(c, "tmp/" + (*names)[i], tally, "private files of one process; if it is dead nobody needs them", "");
+    Orphans(c, "tmp/" + (*names)[i], tally, "private files of one process; if it is dead nobody needs them", "", Remedy::MoveAway(path));
   }
 }
 

@@ -17,12 +17,10 @@ constexpr uint64_t kFormatBytesMax = 4096;
 // What to do about a slot that is gone or damaged.
 std::string SlotAdvice(const Context& c, const std::string& stream) {
   const std::string copy = "restore the file from a copy of the directory if there is one (slots never change); without one ";
-  if (!c.root_dir.empty()) return copy + "submit the job again under another --out";
-  if (!c.is_root) return copy + "begin the job again: move the run directory away and type the `jobctl run` line once more";
-  if (stream == RootLayout::QueueStream()) {
-    return copy + "stop every daemon, move log/queue out of the root, start them again and submit what is not done yet; finished outputs are not touched";
+  if (!c.is_root && stream == RunLayout::JobStream()) {
+    return copy + "`" + c.Repair() + "` helps unless it is slot 0: then begin the job again with another output";
   }
-  return copy + "stop the daemon of that name, move log/" + stream + " out of the root and start it again; only the history of its lives is lost";
+  return copy + "`" + c.Repair() + "` puts a tombstone in its place" + (c.is_root ? "" : ", and " + c.Resume() + " does again what is missing");
 }
 
 std::string SlotName(const std::string& stream, uint32_t seq) {
@@ -54,7 +52,8 @@ void Foreign(Context* c, const std::string& object) {
   if (BaseName(object).starts_with(".nfs")) {
     c->Add("F003", FsckSeverity::kInfo, object, "a file that an NFS client removed while it was open; it goes away by itself", "");
   } else {
-    c->Error("F003", object, "nothing of Holdfast's has this name", "find out who wrote it, then move it away");
+    c->Error("F003", object, "nothing of Holdfast's has this name", "find out who wrote it; `" + c->Repair() + "` moves it to the quarantine",
+             Remedy::MoveAway(JoinPath(c->layout.root(), object)));
   }
 }
 
@@ -122,6 +121,7 @@ class StreamChecker {
       c_.Add("F031", FsckSeverity::kInfo, "log/" + stream_, std::to_string(stale_) + " records of owners that had been replaced; they do not count", "");
     }
     Strike();
+    c_.log.streams[stream_] = state_;
     return std::move(records_);
   }
 
@@ -145,6 +145,9 @@ class StreamChecker {
     return slots;
   }
 
+  // Of slot 0 of a job hangs everything: without its records no tombstone makes a job of it again.
+  Remedy Bury(uint32_t seq) const { return !c_.is_root && stream_ == RunLayout::JobStream() && seq == 0 ? Remedy{} : Remedy::Bury(stream_, seq); }
+
   void Skip() {
     broken_ = damaged_ = true;
     ++state_.next_seq;
@@ -156,7 +159,7 @@ class StreamChecker {
     const auto there = c_.fs.Exists(c_.layout.Slot(stream_, seq));
     if (there.ok() && *there) return Take(seq);
     c_.Lost("F010", SlotName(stream_, seq), "the slot is missing, though later ones are there: it was deleted, or the server lost what it had acknowledged",
-            SlotAdvice(c_, stream_) + "; check that the export is `sync`");
+            SlotAdvice(c_, stream_) + "; check that the export is `sync`", Bury(seq));
     Skip();
   }
 
@@ -173,7 +176,7 @@ class StreamChecker {
     auto slot = ReadSlot(c_.fs, c_.layout, stream_, seq, c_.log.job_id.value_or(Nonce{}), &prev);
     if (!slot.ok()) {
       const Fault fault = file.ok() ? Diagnose(*file, stream_, seq, c_.log.job_id) : Fault{"F011", "larger than any segment"};
-      c_.Lost(fault.code, object, fault.why, SlotAdvice(c_, stream_));
+      c_.Lost(fault.code, object, fault.why, SlotAdvice(c_, stream_), Bury(seq));
       return Skip();
     }
     NoteLinks(seq);
@@ -191,16 +194,17 @@ class StreamChecker {
     if (broken_) {
       state_.tail = prev;  // nobody can say what the lost slot's digest was
     } else if (prev != state_.tail) {
-      c_.Lost("F014", object, "does not follow the slot before it: its chain names another predecessor", SlotAdvice(c_, stream_));
+      c_.Lost("F014", object, "does not follow the slot before it: its chain names another predecessor", SlotAdvice(c_, stream_), Bury(slot.seq));
       state_.tail = prev;
     }
     CheckEpochs(slot, object);
     const auto counting = ApplySlot(slot, prev, &state_);
     broken_ = false;
     if (!counting.ok()) {
-      c_.Lost("F014", object, counting.error().message, SlotAdvice(c_, stream_));
+      c_.Lost("F014", object, counting.error().message, SlotAdvice(c_, stream_), Bury(slot.seq));
       return Skip();
     }
+    c_.log.reopened |= slot.tombstone;
     c_.log.writers.push_back({stream_, slot.seq, slot.incarnation});
     stale_ += slot.records.size() - counting->size();
     for (const Record* r : *counting) records_.push_back({stream_, slot.seq, *r});
@@ -238,6 +242,7 @@ class StreamChecker {
     const auto json = ControlPayload(said.record);
     const auto v = json.ok() ? VoidRecord::FromJson(*json) : Result<VoidRecord>(json.error());
     if (!v.ok()) return c_.Error("F020", SlotName(stream_, said.seq), "void record: " + v.error().message, "");
+    c_.log.reopened = true;
     std::erase_if(*kept, [&](const SaidRecord& k) {
       if (k.seq >= said.seq) return false;
       if (v->target == "slot") return k.seq == v->seq;

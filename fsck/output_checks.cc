@@ -25,8 +25,11 @@ class OutputChecker {
   }
 
  private:
+  std::string Advice() const {
+    return "`" + c_.Repair() + "` (or move " + out_ + " away by hand), then `" + c_.Resume() + "` writes it again from the ledger";
+  }
   void Bad(const std::string& object, const std::string& what) {
-    c_.Error("F080", object, what, "move " + out_ + " away, then `" + c_.Resume() + "` writes it again from the ledger");
+    c_.Error("F080", object, what, Advice(), Remedy::RenewOutput());
   }
 
   // A file in the staging of a merge that is not finished. What is missing there is simply written again.
@@ -38,7 +41,8 @@ class OutputChecker {
     } else if (!info.ok()) {
       c_.Unreadable(path, info.error());
     } else if (info->size != m.size || (c_.options.deep && !HasDigest(path, m.sha256))) {
-      c_.Error("F080", path, "not the bytes that merge wrote", c_.Resume() + " writes it again");
+      c_.Error("F080", path, "not the bytes that merge wrote", c_.Resume() + " writes it again",
+               {Remedy::MoveAway(path), Remedy::Void(RunLayout::MergeStream(), {RecordClass::kMerge, 0, m.file, 0, static_cast<uint32_t>(m.state)})});
     }
   }
 
@@ -49,12 +53,13 @@ class OutputChecker {
   }
 
   void CheckPublished() {
-    if (!log_.published) c_.Error("F081", "log/merge", "the job is recorded as done, but not as published", c_.Resume());
+    if (!log_.published) c_.Error("F081", "log/merge", "the job is recorded as done, but not as published", "`" + c_.Repair() + "`, then " + c_.Resume(),
+                                  Remedy::Void(RunLayout::MergeStream(), {RecordClass::kDone, 0, 0, 0, 0}));
     const auto sums = c_.fs.ReadFile(JoinPath(out_, "SHA256SUMS"), kManifestMax);
     if (sums.code() == ErrorCode::kNotFound) {
       const auto there = c_.fs.Exists(out_);
       c_.Error("F081", out_, there.ok() && *there ? "published, but its SHA256SUMS is missing" : "published, but the directory is not there (moved, or deleted)",
-               "if it was moved on purpose this is all; otherwise `" + c_.Resume() + "` writes it again from the ledger");
+               "if it was moved on purpose this is all; otherwise `" + c_.Resume() + "` writes it again from the ledger", Remedy::RenewOutput());
       return;
     }
     if (!sums.ok()) return c_.Unreadable(JoinPath(out_, "SHA256SUMS"), sums.error());
@@ -69,7 +74,7 @@ class OutputChecker {
     const bool as_published = !log_.published || log_.published->sha256.IsZero() || log_.published->sha256 == digest;
     if (as_published && (!log_.done || log_.done->manifest == digest)) return;
     c_.Error("F081", JoinPath(out_, "SHA256SUMS"), "not the manifest that was published: the directory was changed, or is another one",
-             "move " + out_ + " away, then `" + c_.Resume() + "` writes it again from the ledger");
+             Advice(), Remedy::RenewOutput());
   }
 
   void CheckFile(const MergeRecord& m, const std::string& sums) {

@@ -20,6 +20,7 @@ struct PackUse {
   PackManifest manifest;
   std::string first_user;
   bool needed = false;     // false: only cuts refer to it, and all of them are consumed
+  std::vector<std::pair<std::string, RecordKey>> needed_by;
 };
 
 // A cut is consumed when everything behind it has been computed from it.
@@ -30,8 +31,9 @@ bool Consumed(const Log& log, const SampleRecord& s) {
 
 std::map<std::string, PackUse> CollectPacks(const Log& log) {
   std::map<std::string, PackUse> packs;
-  const auto use = [&](const PackManifest& m, const std::string& user, bool needed) {
+  const auto use = [&](const PackManifest& m, const std::string& user, const auto& said, bool needed) {
     PackUse& p = packs[m.root.Hex()];
+    if (needed) p.needed_by.emplace_back(said.stream, said.key);
     if (p.first_user.empty()) p.manifest = m, p.first_user = user;
     p.needed |= needed;
   };
@@ -39,13 +41,13 @@ std::map<std::string, PackUse> CollectPacks(const Log& log) {
     for (const auto& s : all) {
       if (!s.value.output) continue;
       for (const PackManifest& m : s.value.output->packs) {
-        use(m, "the cut of sample " + std::to_string(sample) + " behind layer " + std::to_string(s.value.last_layer - 1), !Consumed(log, s.value));
+        use(m, "the cut of sample " + std::to_string(sample) + " behind layer " + std::to_string(s.value.last_layer - 1), s, !Consumed(log, s.value));
       }
     }
   }
   for (const auto& [unit, all] : log.layers) {
     for (const auto& e : all) {
-      for (const PackManifest& m : e.value.packs) use(m, "unit " + std::to_string(unit), &e == &all.front());
+      for (const PackManifest& m : e.value.packs) use(m, "unit " + std::to_string(unit), e, &e == &all.front());
     }
   }
   return packs;
@@ -53,13 +55,24 @@ std::map<std::string, PackUse> CollectPacks(const Log& log) {
 
 std::string PackName(const std::string& hex) { return "pack/" + hex.substr(0, 2) + "/" + hex + ".pack"; }
 
+// What refers to it counts as not said and is made again; what is left of the file goes to the quarantine.
+Remedies Renounce(Context* c, const PackUse& p, bool there) {
+  Remedies all;
+  if (there) all.push_back(Remedy::MoveAway(c->layout.Pack(p.manifest.root)));
+  for (const auto& [stream, key] : p.needed_by) all.push_back(Remedy::Void(stream, key));
+  return all;
+}
+
+std::string PackAdvice(Context* c, const std::string& hex) {
+  return "restore " + PackName(hex) + " from a copy of the run directory (a pack's name says its content), or `" + c->Repair() + "`, then " + c->Resume() + " makes it again";
+}
+
 // F050 for one pack; true when its bytes can be read.
 bool CheckPresence(Context* c, const std::string& hex, const PackUse& p) {
-  const std::string advice = "restore " + PackName(hex) + " from a copy of the run directory; a pack's name says its content";
   const auto info = c->fs.Stat(c->layout.Pack(p.manifest.root));
   if (info.code() == ErrorCode::kNotFound) {
     if (p.needed) {
-      c->Error("F050", PackName(hex), "the pack is missing; it holds " + p.first_user, advice);
+      c->Error("F050", PackName(hex), "the pack is missing; it holds " + p.first_user, PackAdvice(c, hex), Renounce(c, p, /*there=*/false));
     } else {
       c->Add("F050", FsckSeverity::kInfo, PackName(hex), "the pack is gone; it held " + p.first_user + ", which nobody needs any more", "");
     }
@@ -70,7 +83,7 @@ bool CheckPresence(Context* c, const std::string& hex, const PackUse& p) {
     return false;
   }
   if (info->size == p.manifest.file_size) return true;
-  c->Error("F050", PackName(hex), std::to_string(info->size) + " bytes instead of " + std::to_string(p.manifest.file_size) + "; it holds " + p.first_user, advice);
+  c->Error("F050", PackName(hex), std::to_string(info->size) + " bytes instead of " + std::to_string(p.manifest.file_size) + "; it holds " + p.first_user, PackAdvice(c, hex), Renounce(c, p, /*there=*/true));
   return false;
 }
 
@@ -80,7 +93,8 @@ void CheckName(Context* c, const std::string& object) {
   Digest root;
   const bool sound = name.size() == 69 && name.ends_with(".pack") && Digest::FromHex(name.substr(0, 64), &root) && PackName(root.Hex()) == object;
   if (sound || name.starts_with(".nfs")) return;
-  c->Error("F052", object, "not the name of a pack in its place: a pack is called by its digest", "find out who put it there, then move it away");
+  c->Error("F052", object, "not the name of a pack in its place: a pack is called by its digest", "find out who put it there; `" + c->Repair() + "` moves it to the quarantine",
+           Remedy::MoveAway(JoinPath(c->layout.root(), object)));
 }
 
 void CheckNames(Context* c) {
@@ -100,7 +114,7 @@ void VerifyAll(Context* c, const std::vector<const PackUse*>& readable) {
     c->bytes_done += p.manifest.file_size;
     const std::string object = PackName(p.manifest.root.Hex());
     if (s.code() == ErrorCode::kCorrupt) {
-      c->Error("F051", object, s.error().message, "it holds " + p.first_user + "; restore the pack from a copy of the run directory, its name says its content");
+      c->Error("F051", object, s.error().message, "it holds " + p.first_user + "; " + PackAdvice(c, p.manifest.root.Hex()), Renounce(c, p, /*there=*/true));
     } else if (!s.ok()) {
       c->Unreadable(object, s.error());
     }
@@ -146,7 +160,8 @@ class LayerChecker {
 
  private:
   void Bad(const char* code, const std::string& message) {
-    c_.Error(code, unit_.label + " (" + said_.Where() + ")", message, "this layer has to be evicted again; restore log/ and pack/ from a copy if there is one");
+    c_.Error(code, unit_.label + " (" + said_.Where() + ")", message, "`" + c_.Repair() + "` has this layer evicted again; restore log/ and pack/ from a copy if there is one",
+             Remedy::VoidWrong(said_.stream, said_.key));
   }
 
   // F060.
@@ -275,7 +290,7 @@ void CheckLayers(Context* c) {
     if (unit < plan->units.size()) {
       layers.push_back(&all.front());
     } else {
-      c->Error("F060", "unit " + std::to_string(unit), "the plan has no such unit", "");
+      c->Error("F060", "unit " + std::to_string(unit), "the plan has no such unit", "`" + c->Repair() + "` voids it", Remedy::Void(all.front().stream, all.front().key));
     }
   }
   (void)ParallelFor(c->threads(), layers.size(), [&](size_t i) {

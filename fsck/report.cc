@@ -34,9 +34,12 @@ std::string Verdict(const FsckReport& r) {
   const auto add = [&](int bit, const char* text) {
     if ((r.exit_status & bit) != 0) out += (out.empty() ? "" : ", ") + std::string(text);
   };
+  add(kFsckCorrected, "errors corrected");
+  add(kFsckReopened, "work is open again");
   add(kFsckDataLost, "committed data lost");
   add(kFsckErrorsLeft, "errors");
   add(kFsckOperational, "not everything could be read");
+  add(kFsckInterrupted, "interrupted");
   return out + " (exit status " + std::to_string(r.exit_status) + ")";
 }
 
@@ -59,7 +62,7 @@ Json FsckReportToJson(const std::string& run_dir, const FsckReport& r) {
   Json findings = Json::array();
   for (const FsckFinding& f : r.findings) {
     findings.push_back({{"code", f.code}, {"name", FsckCodeName(f.code)}, {"severity", NameOf(f.severity)},
-                        {"object", f.object}, {"message", f.message}, {"advice", f.advice}});
+                        {"object", f.object}, {"message", f.message}, {"advice", f.advice}, {"repair", f.remedies.empty() ? "" : RemedyName(f.remedies.front().what)}});
   }
   Json j = {{"schema", 1}, {"run", run_dir}, {"deep", r.deep}, {"state", r.state}, {"exit_status", r.exit_status},
             {"checked", {{"streams", r.streams}, {"slots", r.slots}, {"records", r.records}, {"packs", r.packs}, {"bytes_read", r.bytes_read}}},
@@ -90,15 +93,15 @@ std::string FsckReportToText(const std::string& run_dir, const FsckReport& r) {
 
 namespace fsck {
 
-void Context::Add(const char* code, FsckSeverity severity, std::string object, std::string message, std::string advice) {
+void Context::Add(const char* code, FsckSeverity severity, std::string object, std::string message, std::string advice, Remedies remedies) {
   HOLDFAST_CHECK(FsckCodeName(code) != nullptr);
   const std::lock_guard lock(mutex_);
   if (severity == FsckSeverity::kError) report.exit_status |= kFsckErrorsLeft;
-  report.findings.push_back({code, severity, std::move(object), std::move(message), std::move(advice)});
+  report.findings.push_back({code, severity, std::move(object), std::move(message), std::move(advice), std::move(remedies), false});
 }
 
-void Context::Lost(const char* code, std::string object, std::string message, std::string advice) {
-  Error(code, std::move(object), std::move(message), std::move(advice));
+void Context::Lost(const char* code, std::string object, std::string message, std::string advice, Remedies remedies) {
+  Error(code, std::move(object), std::move(message), std::move(advice), std::move(remedies));
   const std::lock_guard lock(mutex_);
   report.exit_status |= kFsckDataLost;
   log.damaged = true;
@@ -107,7 +110,7 @@ void Context::Lost(const char* code, std::string object, std::string message, st
 void Context::Unreadable(const std::string& object, const holdfast::Error& error) {
   const std::lock_guard lock(mutex_);
   report.exit_status |= kFsckOperational;
-  report.findings.push_back({"F000", FsckSeverity::kError, object, error.message, "make it readable, then run fsck again"});
+  report.findings.push_back({"F000", FsckSeverity::kError, object, error.message, "make it readable, then run fsck again", {}, false});
 }
 
 Result<Digest> Context::HashFile(const std::string& path) {

@@ -157,7 +157,8 @@ class JobChecker {
       if (IsJobId((*names)[i])) {
         ids.push_back((*names)[i]);
       } else {
-        root_.Error("F003", "jobs/" + (*names)[i], "nothing of Holdfast's has this name", "find out who wrote it, then move it away");
+        root_.Error("F003", "jobs/" + (*names)[i], "nothing of Holdfast's has this name", "find out who wrote it; `" + root_.Repair() + "` moves it to the quarantine",
+                    Remedy::MoveAway(JoinPath(RootLayout(dir_).JobsDir(), (*names)[i])));
       }
     }
     return ids;
@@ -188,12 +189,14 @@ class JobChecker {
     c.root_dir = dir_;
     c.report.state = "unknown";
     CheckRun(&c);
+    if (auto plan = MakeRepairPlan(c); !plan.empty()) root_.report.plans.push_back(std::move(plan));
     twins_.Look(c.log.writers, prefix);
     job->state = c.report.state;
     job->exit_status = c.report.exit_status;
     for (FsckFinding& f : c.report.findings) {
       job->findings += f.severity == FsckSeverity::kInfo ? 0 : 1;
       if (!f.object.starts_with("/")) f.object = prefix + f.object;
+      f.planned = true;
       root_.report.findings.push_back(std::move(f));
     }
     FsckReport& all = root_.report;

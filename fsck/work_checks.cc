@@ -186,20 +186,20 @@ void CheckRepeated(Context* c, const std::vector<Said<SampleRecord>>& all) {
 
 // F041.
 void CheckAmax(Context* c, const Plan& plan, const Said<SampleRecord>& s) {
-  const std::string advice = "this sample has to be computed again; if it happens again the sample or the model is at fault";
+  const std::string advice = "`" + c->Repair() + "` has this sample computed again; if it happens again the sample or the model is at fault";
   if (s.value.last_layer > plan.layers) {
-    c->Error("F041", SampleName(s), "the plan has only " + std::to_string(plan.layers) + " layers", advice);
+    c->Error("F041", SampleName(s), "the plan has only " + std::to_string(plan.layers) + " layers", advice, Remedy::VoidWrong(s.stream, s.key));
     return;
   }
   const auto sites = plan.SitesOf(s.value.first_layer, s.value.last_layer);
   if (sites.size() != s.value.amax.size()) {
-    c->Error("F041", SampleName(s), std::to_string(s.value.amax.size()) + " amax values for " + std::to_string(sites.size()) + " quantized linears", advice);
+    c->Error("F041", SampleName(s), std::to_string(s.value.amax.size()) + " amax values for " + std::to_string(sites.size()) + " quantized linears", advice, Remedy::VoidWrong(s.stream, s.key));
     return;
   }
   for (size_t i = 0; i < sites.size(); ++i) {
     const float v = s.value.amax[i];
     if (std::isfinite(v) && !std::signbit(v)) continue;
-    c->Error("F041", SampleName(s), "the amax of " + sites[i]->module + " is " + (std::isnan(v) ? "NaN" : std::isinf(v) ? "infinite" : "negative"), advice);
+    c->Error("F041", SampleName(s), "the amax of " + sites[i]->module + " is " + (std::isnan(v) ? "NaN" : std::isinf(v) ? "infinite" : "negative"), advice, Remedy::VoidWrong(s.stream, s.key));
     return;
   }
 }
@@ -207,11 +207,11 @@ void CheckAmax(Context* c, const Plan& plan, const Said<SampleRecord>& s) {
 // F044: what went in is what the stage before committed, or the pinned tokens.
 void CheckInput(Context* c, const Said<SampleRecord>& s) {
   const Log& log = c->log;
-  const std::string advice = "this sample has to be computed again from here on";
+  const std::string advice = "`" + c->Repair() + "` has this sample computed again from here on";
   if (s.value.first_layer == 0) {
     const auto ids = log.tokens.find(s.value.sample);
     if (ids != log.tokens.end() && Sha256(EncodeTokens(ids->second)) != s.value.input) {
-      c->Error("F044", SampleName(s), "computed from other token ids than the job pins", advice);
+      c->Error("F044", SampleName(s), "computed from other token ids than the job pins", advice, Remedy::VoidWrong(s.stream, s.key));
     }
     return;
   }
@@ -222,9 +222,11 @@ void CheckInput(Context* c, const Said<SampleRecord>& s) {
     any = true;
   }
   if (any) {
-    c->Error("F044", SampleName(s), "its input is not the cut that was committed before layer " + std::to_string(s.value.first_layer), advice);
+    c->Error("F044", SampleName(s), "its input is not the cut that was committed before layer " + std::to_string(s.value.first_layer), advice, Remedy::VoidWrong(s.stream, s.key));
+  } else if (log.reopened) {
+    c->Add("F044", FsckSeverity::kInfo, SampleName(s), "the cut before layer " + std::to_string(s.value.first_layer) + " was lost and is to be computed again", "");
   } else if (!log.damaged) {
-    c->Error("F044", SampleName(s), "the cut before layer " + std::to_string(s.value.first_layer) + " was never committed", advice);
+    c->Error("F044", SampleName(s), "the cut before layer " + std::to_string(s.value.first_layer) + " was never committed", advice, Remedy::VoidWrong(s.stream, s.key));
   }
 }
 
@@ -256,7 +258,10 @@ void FoldRecords(Context* c) {
   const auto& all = c->log.records;
   for (size_t i = 0; i < all.size(); ++i) {
     const Status s = FoldOne(c, all[i], i + 1 < all.size() ? &all[i + 1] : nullptr);
-    if (!s.ok()) c->Error("F020", RecordName(all[i]), s.error().message, "it counts as not said; " + c->Resume() + " does the work again");
+    if (s.ok()) continue;
+    RecordKey key = all[i].record.key;
+    if (key.cls == RecordClass::kSample) key.part = 0;  // both parts are one statement
+    c->Error("F020", RecordName(all[i]), s.error().message, "it counts as not said; " + c->Resume() + " does the work again", Remedy::Void(all[i].stream, key));
   }
   c->log.records = {};  // everything that counts is in its typed place now
   CheckJob(c);
@@ -288,7 +293,7 @@ void CheckSeals(Context* c) {
     const std::string object = "seal of " + z.stream + " (slot " + std::to_string(z.seq) + ")";
     if (seal.samples != log.job->samples || seal.last_layer > plan->layers || seal.first_layer >= seal.last_layer) {
       c->Error("F043", object, "seals " + std::to_string(seal.samples) + " samples of layers " + std::to_string(seal.first_layer) + "-" +
-                                   std::to_string(seal.last_layer) + "; the job has other ones", c->Resume() + " computes what is missing and seals again");
+                                   std::to_string(seal.last_layer) + "; the job has other ones", "`" + c->Repair() + "` opens the stage again, " + c->Resume() + " seals it", Remedy::Void(z.stream, z.key));
       continue;
     }
     std::string missing;
@@ -302,13 +307,13 @@ void CheckSeals(Context* c) {
       if (log.Layer(units[i]) == nullptr) missing = plan->units[units[i]].label + " (evicted)";
     }
     if (!missing.empty()) {
-      c->Error("F043", object, "sealed although " + missing + " is not committed", c->Resume() + " computes what is missing");
+      c->Error("F043", object, "sealed although " + missing + " is not committed", c->Resume() + " computes what is missing", Remedy::Void(z.stream, z.key));
       continue;
     }
     const auto root = folded ? SealRoot(state, seal.first_layer, seal.last_layer, units) : Result<Digest>(seal.root);
     const bool resealed = std::any_of(log.seals.begin(), log.seals.end(), [&](const auto& o) { return o.stream == z.stream && o.seq > z.seq; });
     if (!resealed && root.ok() && *root != seal.root) {
-      c->Error("F043", object, "its root does not recompute: samples or layers are not those that were sealed", "restore the run directory's log/ from a copy");
+      c->Error("F043", object, "its root does not recompute: samples or layers are not those that were sealed", "`" + c->Repair() + "` opens the stage again, " + c->Resume() + " seals it", Remedy::Void(z.stream, z.key));
     }
   }
 }

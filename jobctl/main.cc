@@ -18,7 +18,8 @@ constexpr char kExitStatus[] =
     "75 stopped but resumable (SIGTERM, SIGINT, fenced, no space): type the same line again.\n";
 constexpr int kFsckUsage = 16;
 constexpr char kFsckExitStatus[] =
-    "EXIT STATUS (sum of bits): 0 clean; 4 errors found; 8 could not read; 16 usage; 64 committed data lost.\n";
+    "EXIT STATUS (sum of bits): 0 clean; 1 errors corrected; 2 corrected and work is open again (jobctl resume);\n"
+    "4 errors left; 8 something could not be read or done; 16 usage; 32 interrupted; 64 committed data lost.\n";
 
 void AddResources(CLI::App* cmd, RunOptions* o, std::string* memory) {
   cmd->add_option("--device", o->device, "auto, cpu, cuda or cuda:N (default auto)");
@@ -211,9 +212,12 @@ void DeclareCluster(CLI::App* app, Parsed* p) {
 }
 
 void DeclareChecks(CLI::App* app, Parsed* p) {
-  CLI::App* fsck = AddRoot(app->add_subcommand("fsck", "check the invariants of a run directory, or of a root with all its jobs; changes nothing"), p);
+  CLI::App* fsck = AddRoot(app->add_subcommand("fsck", "check the invariants of a run directory, or of a root with all its jobs; mend them with --repair"), p);
   fsck->add_option("DIR", p->fsck.dir, "run directory or root (default: the root)");
   fsck->add_flag("--deep", p->fsck.deep, "read and check every chunk, source and output file too");
+  auto* repair = fsck->add_flag("--repair", p->fsck.repair, "mend what can be mended: VOID records, tombstones, moves to quarantine/; deletes nothing");
+  fsck->add_flag("--dry-run", p->fsck.dry_run, "say what --repair would do, and do nothing");
+  fsck->add_option("--undo", p->fsck.undo, "take back the repair of this id, byte for byte")->excludes(repair);
   fsck->add_flag("--json", p->fsck.json, "findings as one JSON document");
   fsck->footer(std::string("EXAMPLE: jobctl fsck Mistral-Large-NVFP4.run --deep\n         jobctl --root /mnt/holdfast fsck\n") + kFsckExitStatus);
 

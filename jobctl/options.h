@@ -82,7 +82,8 @@ struct KeygenOptions {
 };
 struct FsckOptionsCli {
   std::string dir;
-  bool json = false, deep = false;
+  bool json = false, deep = false, repair = false, dry_run = false;
+  std::string undo;                       // id of a repair; "" = none
 };
 struct VerifyOptionsCli {
   std::string out, source;

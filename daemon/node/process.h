@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ledger/base/ids.h"
+#include "ledger/base/process_identity.h"  // HostName, Liveness
 #include "ledger/base/result.h"
 #include "ledger/records/records.h"
 
@@ -18,13 +19,6 @@ namespace holdfast {
 
 // The incarnation record of this process, under a fresh nonce.
 Incarnation DescribeThisProcess(const std::string& node, const std::string& binary, const std::string& device);
-std::string HostName();
-
-enum class Liveness : uint8_t {
-  kAlive,      // same machine and boot, the pid runs and started when the record says
-  kDead,       // same machine, and it does not
-  kElsewhere,  // another machine: cannot be told from here
-};
 Liveness ProbeIncarnation(const Incarnation& who);
 
 // Starts `binary` with one argument. The child dies with this process (PR_SET_PDEATHSIG, SIGKILL) and offers itself first to the

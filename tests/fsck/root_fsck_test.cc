@@ -199,7 +199,7 @@ TEST(FsckRoot, DamageInQueueAndNodeStreams) {
     Spill(path, damaged);
     const FsckReport r = root.Fsck();
     Expect(r, kLostAndErrors, "F012", "log/" + stream + "/00000000.seg");
-    EXPECT_THAT(Find(r, "F012", stream)->advice, HasSubstr("move log/" + stream + " out of the root"));
+    EXPECT_THAT(Find(r, "F012", stream)->advice, HasSubstr("jobctl fsck " + root.layout.root() + " --repair"));
     ASSERT_TRUE(root.fs.Unlink(path).ok());
     Expect(root.Fsck(), kLostAndErrors, "F010", "log/" + stream + "/00000000.seg");
   }

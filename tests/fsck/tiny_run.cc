@@ -6,6 +6,7 @@
 #include "export/format/safetensors.h"
 #include "export/merge/merge.h"
 #include "export/shard/evict.h"
+#include "ledger/base/process_identity.h"
 #include "ledger/fold/seal.h"
 #include "ledger/pack/pack.h"
 
@@ -110,6 +111,12 @@ void TinyRun::Submit() {
   Incarnation self;
   self.node = "test";
   self.nonce = incarnation_;
+  const ProcessIdentity process = ThisProcess();
+  self.hostname = process.hostname;
+  self.machine_id = process.machine_id;
+  self.boot_id = process.boot_id;
+  self.pid = process.pid;
+  self.start_ticks = process.start_ticks + (options_.alive ? 0 : 1);
   if (options_.introduce) records.push_back(MakeControl({RecordClass::kIncarnation, 0, 0, 0, 0}, self.ToJson()));
   StreamWriter::Options options;
   options.job = job_.uuid;

@@ -30,6 +30,8 @@ struct RunOptions {
   std::string root = {};
   // Its claims say who made them.
   bool introduce = true;
+  // Its owner is this very process, and lives; else one of this machine that is dead.
+  bool alive = false;
 };
 
 class TinyRun {

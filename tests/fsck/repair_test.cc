@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Repair: every kind of damage that has a remedy is made, found, mended and taken back. After a repair fsck is content and the fold can read
+// the log; after its undoing every byte is what it was.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "fsck/repair.h"
+#include "tests/fsck/tiny_run.h"
+
+namespace holdfast::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string Text(const FsckReport& r) { return FsckReportToText("RUN", r); }
+
+std::string Text(const RepairReport& r) {
+  std::string text = "before:\n" + Text(r.before) + "after:\n" + Text(r.after);
+  for (const std::string& why : r.refusals) text += "refused: " + why + "\n";
+  for (const RepairPlan& plan : r.before.plans) {
+    for (const std::string& line : plan.Lines()) text += "plan: " + line + "\n";
+  }
+  return text;
+}
+
+bool Has(const FsckReport& r, const std::string& code) {
+  return std::any_of(r.findings.begin(), r.findings.end(), [&](const FsckFinding& f) { return f.code == code; });
+}
+
+// Every file below `dir` with its bytes; what belongs to repair itself aside.
+void Collect(FileSystem& fs, const std::string& dir, std::map<std::string, std::string>* tree) {
+  const auto names = fs.List(dir);
+  for (size_t i = 0; names.ok() && i < names->size(); ++i) {
+    const std::string path = JoinPath(dir, (*names)[i]);
+    if ((*names)[i] == "quarantine" || (*names)[i] == "tmp") continue;
+    const auto info = fs.Stat(path);
+    if (info.ok() && info->is_directory) {
+      Collect(fs, path, tree);
+    } else if (info.ok()) {
+      (*tree)[path] = Sha256(Slurp(path)).Hex().substr(0, 12);
+    }
+  }
+}
+
+std::map<std::string, std::string> Tree(TinyRun& run) {
+  std::map<std::string, std::string> tree;
+  Collect(run.fs, run.dir, &tree);
+  Collect(run.fs, run.out, &tree);
+  return tree;
+}
+
+RepairOptions Options(bool deep = false) {
+  RepairOptions o;
+  o.check.deep = deep;
+  o.check.threads = 2;
+  o.watch_ms = 0;
+  o.orphan_age_ms = 0;
+  return o;
+}
+
+RepairReport Repair(TinyRun& run, bool deep = false) {
+  RealClock clock;
+  return RunRepair(run.fs, clock, run.dir, Options(deep));
+}
+
+std::string IdOf(const RepairReport& r) { return r.quarantines.empty() ? "" : BaseName(r.quarantines.front()); }
+
+UndoReport Undo(TinyRun& run, const std::string& id) {
+  RealClock clock;
+  return RunUndo(run.fs, clock, run.dir, id, Options());
+}
+
+bool Folds(TinyRun& run) {
+  RunState state(run.fs, run.layout);
+  const Status s = state.Refresh();
+  if (!s.ok()) fprintf(stderr, "%s\n", s.error().message.c_str());
+  return s.ok();
+}
+
+// The whole way: found, mended with these bits, content afterwards, foldable, taken back byte for byte, found again.
+void ExpectMended(TinyRun& run, const std::string& code, int exit_status, bool deep = false) {
+  const FsckReport found = run.Fsck(deep);
+  ASSERT_TRUE(Has(found, code)) << Text(found);
+  const auto before = Tree(run);
+  const RepairReport r = Repair(run, deep);
+  EXPECT_EQ(r.exit_status, exit_status) << Text(r);
+  EXPECT_EQ(run.Fsck(deep).exit_status, 0) << Text(r);
+  EXPECT_TRUE(Folds(run));
+  EXPECT_NE(Tree(run), before);
+  ASSERT_FALSE(IdOf(r).empty());
+  const UndoReport undone = Undo(run, IdOf(r));
+  EXPECT_EQ(undone.exit_status, 0) << ::testing::PrintToString(undone.lines);
+  EXPECT_EQ(Tree(run), before) << "after the undo";
+  EXPECT_TRUE(Has(run.Fsck(deep), code));
+}
+
+constexpr int kMended = kFsckCorrected | kFsckReopened, kLost = kFsckDataLost;
+
+void Flip(TinyRun& run, const std::string& path, size_t at) {
+  Bytes bytes = Slurp(path);
+  bytes[at < bytes.size() ? at : bytes.size() - 1] ^= 0x10;
+  run.Rewrite(path, bytes);
+}
+
+// ---- slots ----
+
+TEST(RepairSlots, F010Gap) {
+  TinyRun run({.until = Until::kSamples});
+  run.Delete(run.SlotPath("stage.00", 2));
+  ExpectMended(run, "F010", kMended | kLost);
+}
+
+TEST(RepairSlots, F010TwoInARow) {
+  TinyRun run({.until = Until::kSamples});
+  run.Delete(run.SlotPath("stage.00", 1));
+  run.Delete(run.SlotPath("stage.00", 2));
+  ExpectMended(run, "F010", kMended | kLost);
+}
+
+TEST(RepairSlots, F010TheClaimItself) {
+  TinyRun run({.until = Until::kSamples});
+  run.Delete(run.SlotPath("stage.00", 0));
+  ExpectMended(run, "F010", kMended | kLost);
+}
+
+TEST(RepairSlots, F011Short) {
+  TinyRun run({.until = Until::kSamples});
+  const std::string path = run.SlotPath("stage.01", 1);
+  Bytes bytes = Slurp(path);
+  bytes.resize(bytes.size() / 2);
+  run.Rewrite(path, bytes);
+  ExpectMended(run, "F011", kMended | kLost);
+}
+
+TEST(RepairSlots, F011EmptyLastSlot) {
+  TinyRun run({.until = Until::kSamples});
+  run.Rewrite(run.SlotPath("stage.00", run.SlotCount("stage.00") - 1), Bytes{});
+  ExpectMended(run, "F011", kMended | kLost);
+}
+
+TEST(RepairSlots, F012BitRot) {
+  TinyRun run({.until = Until::kSamples});
+  Flip(run, run.SlotPath("stage.00", 2), 9000);
+  ExpectMended(run, "F012", kMended | kLost);
+}
+
+TEST(RepairSlots, F012InAFinishedJobOpensNothing) {
+  TinyRun run;
+  Flip(run, run.SlotPath("stage.00", 2), 9000);
+  ExpectMended(run, "F012", kFsckCorrected | kLost);
+}
+
+TEST(RepairSlots, F012EveryStreamOfAFinishedJob) {
+  for (const std::string stream : {"stage.00", "stage.01", "merge", "job"}) {
+    TinyRun probe;
+    for (uint32_t seq = stream == "job" ? 1 : 0; seq < probe.SlotCount(stream); ++seq) {
+      TinyRun run;
+      Flip(run, run.SlotPath(stream, seq), 9000);
+      const RepairReport r = Repair(run);
+      EXPECT_EQ(r.exit_status & ~kFsckReopened, kFsckCorrected | kLost) << stream << " " << seq << "\n" << Text(r);
+      EXPECT_EQ(run.Fsck().exit_status, 0) << stream << " " << seq << "\n" << Text(r);
+      EXPECT_TRUE(Folds(run));
+    }
+  }
+}
+
+TEST(RepairSlots, F013Misplaced) {
+  TinyRun run({.until = Until::kSamples});
+  run.Rewrite(run.SlotPath("stage.00", 3), Slurp(run.SlotPath("stage.01", 2)));
+  ExpectMended(run, "F013", kMended | kLost);
+}
+
+TEST(RepairSlots, F014Chain) {
+  TinyRun run({.until = Until::kSamples}), other({.until = Until::kSamples});
+  // A sound slot of this very place that names another predecessor.
+  const Bytes file = Slurp(run.SlotPath("stage.00", 2));
+  SegmentTrailer t = *SegmentTrailer::Decode(ByteSpan(file).last(kTrailerBytes));
+  t.prev.bytes[0] ^= 1;
+  Bytes forged(file.begin(), file.end() - kTrailerBytes);
+  const Bytes trailer = t.Encode();
+  forged.insert(forged.end(), trailer.begin(), trailer.end());
+  run.Rewrite(run.SlotPath("stage.00", 2), forged);
+  ExpectMended(run, "F014", kMended | kLost);
+}
+
+TEST(RepairSlots, F002TheJobRecordCannotBeMended) {
+  TinyRun run({.until = Until::kSamples});
+  Flip(run, run.SlotPath("job", 0), 9000);
+  const auto before = Tree(run);
+  const RepairReport r = Repair(run);
+  EXPECT_EQ(r.exit_status, kFsckErrorsLeft | kLost) << Text(r);
+  EXPECT_FALSE(r.acted);
+  EXPECT_EQ(Tree(run), before);
+}
+
+// ---- the rules of repair itself ----
+
+TEST(Repair, DryRunSaysAndDoesNothing) {
+  TinyRun run({.until = Until::kSamples});
+  Flip(run, run.SlotPath("stage.00", 2), 9000);
+  const auto before = Tree(run);
+  RealClock clock;
+  RepairOptions o = Options();
+  std::vector<std::string> lines;
+  o.dry_run = true;
+  o.on_line = [&](const std::string& line) { lines.push_back(line); };
+  const RepairReport r = RunRepair(run.fs, clock, run.dir, o);
+  EXPECT_EQ(r.exit_status, kFsckErrorsLeft | kLost);
+  EXPECT_THAT(lines, ::testing::Contains(HasSubstr("plan: F012: a tombstone over")));
+  EXPECT_EQ(Tree(run), before);
+}
+
+TEST(Repair, OfASoundJobChangesNothing) {
+  TinyRun run;
+  const auto before = Tree(run);
+  const RepairReport r = Repair(run, /*deep=*/true);
+  EXPECT_EQ(r.exit_status, 0) << Text(r);
+  EXPECT_FALSE(r.acted);
+  EXPECT_EQ(Tree(run), before);
+}
+
+TEST(Repair, RefusesWhileTheOwnerLives) {
+  TinyRun run({.until = Until::kSamples, .alive = true});
+  Flip(run, run.SlotPath("stage.00", 2), 9000);
+  const auto before = Tree(run);
+  const RepairReport r = Repair(run);
+  EXPECT_EQ(r.exit_status, kFsckErrorsLeft | kLost) << Text(r);
+  ASSERT_EQ(r.refusals.size(), 1u);
+  EXPECT_THAT(r.refusals[0], HasSubstr("is working on it"));
+  EXPECT_THAT(r.refusals[0], HasSubstr("kill -TERM"));
+  EXPECT_EQ(Tree(run), before);
+}
+
+TEST(Repair, UndoOfAnUnknownIdNamesTheKnownOnes) {
+  TinyRun run({.until = Until::kSamples});
+  EXPECT_EQ(Undo(run, "20260101T000000Z-00000000").exit_status, kFsckUsage);
+  EXPECT_EQ(Undo(run, "../log").exit_status, kFsckUsage);
+  Flip(run, run.SlotPath("stage.00", 2), 9000);
+  const RepairReport r = Repair(run);
+  const UndoReport u = Undo(run, "nonsense");
+  EXPECT_EQ(u.exit_status, kFsckUsage);
+  ASSERT_FALSE(u.lines.empty());
+  EXPECT_THAT(u.lines.back(), HasSubstr(IdOf(r)));
+}
+
+TEST(Repair, TwoRepairsAreTakenBackInReverse) {
+  TinyRun run({.until = Until::kSamples});
+  Flip(run, run.SlotPath("stage.00", 2), 9000);
+  const auto first_damage = Tree(run);
+  const std::string first = IdOf(Repair(run));
+  Flip(run, run.SlotPath("stage.00", 1), 9000);
+  const std::string second = IdOf(Repair(run));
+  ASSERT_NE(first, second);
+  const UndoReport refused = Undo(run, first);
+  EXPECT_EQ(refused.exit_status, kFsckErrorsLeft) << ::testing::PrintToString(refused.lines);
+  EXPECT_EQ(Undo(run, second).exit_status, 0);
+  EXPECT_EQ(Undo(run, first).exit_status, 0);
+  const auto now = Tree(run);
+  for (const auto& [path, digest] : first_damage) {
+    EXPECT_EQ(now.at(path) == digest, path != run.SlotPath("stage.00", 1)) << path;
+  }
+}
+
+TEST(Repair, UndoTwiceIsOnce) {
+  TinyRun run({.until = Until::kSamples});
+  Flip(run, run.SlotPath("stage.00", 2), 9000);
+  const auto before = Tree(run);
+  const std::string id = IdOf(Repair(run));
+  EXPECT_EQ(Undo(run, id).exit_status, 0);
+  EXPECT_EQ(Undo(run, id).exit_status, 0);
+  EXPECT_EQ(Tree(run), before);
+}
+
+TEST(Repair, NoUndoAfterSomebodyWentOn) {
+  TinyRun run({.until = Until::kSamples});
+  Flip(run, run.SlotPath("stage.00", 2), 9000);
+  const std::string id = IdOf(Repair(run));
+  run.AppendSlot("stage.00", 3, {MakeControl({RecordClass::kClaim, 0, 3, 0, 0}, Claim{3, run.incarnation(), "test", "resume", 1, "test"}.ToJson())});
+  const auto before = Tree(run);
+  const UndoReport u = Undo(run, id);
+  EXPECT_EQ(u.exit_status, kFsckErrorsLeft);
+  EXPECT_THAT(u.lines.back(), HasSubstr("written after the repair"));
+  EXPECT_EQ(Tree(run), before);
+}
+
+// ---- killed anywhere ----
+
+int Program(const std::string& arguments, const std::string& fail) {
+  const std::string command = "HOLDFAST_FAIL='" + fail + "' " + std::string(HOLDFAST_BIN_DIR) + "/fsck.holdfast " + arguments + " >/dev/null 2>&1";
+  const int status = std::system(command.c_str());
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+constexpr int kKilled = 128 + 9;
+
+class KilledRepair : public ::testing::TestWithParam<const char*> {};
+
+std::vector<std::string> Ids(TinyRun& run) {
+  const auto names = run.fs.List(run.layout.QuarantineDir());
+  return names.ok() ? *names : std::vector<std::string>();
+}
+
+// Slots buried in two streams, records struck, a file moved.
+void DamageMuch(TinyRun& run) {
+  Flip(run, run.SlotPath("stage.00", 2), 9000);
+  run.Delete(run.SlotPath("stage.01", 1));
+  Spill(run.layout.LogDir() + "/notes.txt", AsBytes(std::string_view("mine")));
+}
+
+TEST_P(KilledRepair, TheSameLineAgainGoesOn) {
+  TinyRun run({.until = Until::kSealed});
+  DamageMuch(run);
+  ASSERT_EQ(Program("--repair " + run.dir, GetParam()), kKilled) << "the fail-point was never reached";
+  Program("--repair " + run.dir, "");
+  EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+  EXPECT_TRUE(Folds(run));
+}
+
+TEST_P(KilledRepair, CanBeTakenBack) {
+  TinyRun run({.until = Until::kSealed});
+  DamageMuch(run);
+  const auto before = Tree(run);
+  ASSERT_EQ(Program("--repair " + run.dir, GetParam()), kKilled) << "the fail-point was never reached";
+  ASSERT_EQ(Ids(run).size(), 1u);
+  const bool said = run.fs.Exists(run.layout.QuarantineDir() + "/" + Ids(run)[0] + "/manifest.json").value();
+  EXPECT_EQ(Program("--undo " + Ids(run)[0] + " " + run.dir, ""), said ? 0 : kFsckUsage);
+  EXPECT_EQ(Tree(run), before);
+}
+
+INSTANTIATE_TEST_SUITE_P(Points, KilledRepair,
+                         ::testing::Values("repair.copied", "repair.prepared", "publish.P4@manifest", "repair.manifest", "publish.P4@stage.00", "repair.tombstone",
+                                           "repair.tombstone:2", "repair.claimed", "repair.claimed:2", "repair.claimed:3", "repair.moved", "repair.release",
+                                           "repair.release:3", "repair.done"));
+
+class KilledUndo : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(KilledUndo, TheSameLineAgainGoesOn) {
+  TinyRun run({.until = Until::kSealed});
+  DamageMuch(run);
+  const auto before = Tree(run);
+  Program("--repair " + run.dir, "");
+  ASSERT_EQ(Ids(run).size(), 1u);
+  const std::string undo = "--undo " + Ids(run)[0] + " " + run.dir;
+  ASSERT_EQ(Program(undo, GetParam()), kKilled) << "the fail-point was never reached";
+  EXPECT_EQ(Program(undo, ""), 0);
+  EXPECT_EQ(Tree(run), before);
+}
+
+INSTANTIATE_TEST_SUITE_P(Points, KilledUndo,
+                         ::testing::Values("undo.move", "undo.slot", "undo.slot:3", "undo.tombstone", "undo.tombstone:2", "publish.P4@UNDONE"));
+
+}  // namespace
+}  // namespace holdfast::testing
