@@ -40,7 +40,7 @@ OWNERS = [
     (r"(torch|ATen|c10)/.*", "calib/runner/"),
     (r"(cuda\w*|nv\w+)\.h(pp)?|cuda/.*", "export/nvfp4/"),
     (r"zmq\.h(pp)?|zmq_addon\.hpp", "daemon/transport/"),
-    (r"CLI/.*", ("jobctl/", "daemon/holdfastd/main.cc")),
+    (r"CLI/.*", ("jobctl/", "daemon/holdfastd/options.cc")),
     (r"(gtest|gmock)/.*", "tests/"),
 ]
 
