@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Damages a run in every way that has a remedy, mends it, and demands the bytes of an undisturbed run.
+
+  repair_test.py [N [SEED]]   every kind of damage N times at random places, in a half-done and in a finished run
+
+Each time: damage -> `fsck --repair` -> `--undo` must restore the damaged directory byte for byte -> `--repair` again -> `jobctl resume` ->
+the same SHA256SUMS, and nothing left for `fsck --deep` to find.
+"""
+import hashlib
+import os
+import random
+import shutil
+import sys
+
+import harness as h
+
+FSCK = os.path.join(h.BIN, "fsck.holdfast")
+STAGES = ["--shard-layers", "2,1,1"]
+CORRECTED, REOPENED, LEFT, UNREADABLE, LOST = 1, 2, 4, 8, 64
+
+
+def tree(*dirs):
+    """Every file with its digest; what belongs to repair itself, and private files, aside."""
+    found = {}
+    for top in dirs:
+        for folder, inner, names in os.walk(top):
+            inner[:] = [d for d in inner if not (folder == top and d in ("quarantine", "tmp"))]
+            for name in names:
+                path = os.path.join(folder, name)
+                with open(path, "rb") as f:
+                    found[path] = hashlib.sha256(f.read()).hexdigest()
+    return found
+
+
+def files(top, suffix):
+    return sorted(os.path.join(d, n) for d, _, names in os.walk(top) for n in names if n.endswith(suffix))
+
+
+def rewrite(path, data):
+    os.unlink(path)   # slots and packs are read-only
+    with open(path, "wb") as f:
+        f.write(data)
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def flip(rng, path):
+    data = bytearray(read(path))
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    rewrite(path, data)
+
+
+def a_slot(rng, run, last=True):
+    """Any slot but that of the job record, without which nothing can be mended."""
+    slots = [p for p in files(os.path.join(run, "log"), ".seg") if not p.endswith("log/job/00000000.seg")]
+    if not last:   # a slot that is gone from the end of a stream was never there, as far as anybody can tell
+        slots = [p for p in slots if os.path.exists(os.path.join(os.path.dirname(p), "%08x.seg" % (int(os.path.basename(p)[:8], 16) + 1)))]
+    return rng.choice(slots)
+
+
+def flip_slot(rng, run, out):
+    flip(rng, a_slot(rng, run))
+
+
+def cut_slot(rng, run, out):
+    path = a_slot(rng, run)
+    data = read(path)
+    rewrite(path, data[:rng.randrange(len(data))])
+
+
+def lose_slot(rng, run, out):
+    os.unlink(a_slot(rng, run, last=False))
+
+
+def exchange_slots(rng, run, out):
+    a = a_slot(rng, run)
+    b = a_slot(rng, run)
+    while b == a:
+        b = a_slot(rng, run)
+    x, y = read(a), read(b)
+    rewrite(a, y)
+    rewrite(b, x)
+
+
+def lose_many_slots(rng, run, out):
+    for _ in range(6):
+        flip_slot(rng, run, out)
+
+
+def flip_pack(rng, run, out):
+    flip(rng, rng.choice(files(os.path.join(run, "pack"), ".pack")))
+
+
+def lose_pack(rng, run, out):
+    os.unlink(rng.choice(files(os.path.join(run, "pack"), ".pack")))
+
+
+def cut_pack(rng, run, out):
+    path = rng.choice(files(os.path.join(run, "pack"), ".pack"))
+    rewrite(path, read(path)[:-rng.randrange(1, 4096)])
+
+
+def misname_pack(rng, run, out):
+    path = rng.choice(files(os.path.join(run, "pack"), ".pack"))
+    shutil.copy(path, os.path.join(os.path.dirname(path), "copy of a pack"))
+
+
+def strange_file(rng, run, out):
+    with open(os.path.join(run, "log", "stage.00", "notes.txt"), "w") as f:
+        f.write("mine\n")
+
+
+def flip_output(rng, run, out):
+    flip(rng, rng.choice(files(out, ".safetensors")))
+
+
+def cut_output(rng, run, out):
+    path = rng.choice(files(out, ".safetensors"))
+    rewrite(path, read(path)[:-1])
+
+
+def lose_output_file(rng, run, out):
+    os.unlink(rng.choice(files(out, ".json")))
+
+
+def lose_output(rng, run, out):
+    shutil.rmtree(out)
+
+
+def output_and_ledger(rng, run, out):
+    """What the output would be written from is gone as well."""
+    flip_output(rng, run, out)
+    for _ in range(2):
+        lose_pack(rng, run, out)
+        flip_slot(rng, run, out)
+
+
+LEDGER = [flip_slot, cut_slot, lose_slot, exchange_slots, lose_many_slots, flip_pack, lose_pack, cut_pack, misname_pack, strange_file]
+OUTPUT = [flip_output, cut_output, lose_output_file, lose_output, output_and_ledger]
+
+
+def fsck(run, *options):
+    return h.run([FSCK, "--deep", "--threads=2", *options, run])
+
+
+def one(w, rng, damage, name):
+    run, out = w.path(name + ".run"), w.path(name)
+    damage(rng, run, out)
+    before = tree(run, out)
+    told = f"{damage.__name__} in a {name} run:\n"
+    found = fsck(run)
+    harmless = found.returncode == 0   # a pack that nobody needs any more may go
+    mended = fsck(run, "--repair")
+    told += found.stdout + "---- repair\n" + mended.stdout + mended.stderr
+    assert mended.returncode & (LEFT | UNREADABLE) == 0, told
+    assert harmless or mended.returncode & CORRECTED, told
+    ids = sorted(os.listdir(os.path.join(run, "quarantine"))) if os.path.exists(os.path.join(run, "quarantine")) else []
+    if ids:
+        undone = fsck(run, "--undo", ids[-1])
+        assert undone.returncode == 0, told + "---- undo\n" + undone.stdout
+        after = tree(run, out)
+        changed = sorted(p for p in before.keys() | after.keys() if before.get(p) != after.get(p))
+        assert not changed, f"{told}---- undo left other bytes in {changed}"
+        again = fsck(run, "--repair")
+        assert again.returncode == mended.returncode, told + "---- again\n" + again.stdout
+    resumed = h.run([h.JOBCTL, "resume", run, "--device", "cpu"])
+    assert resumed.returncode == 0, f"{told}---- resume: exit {resumed.returncode}\n{resumed.stdout[-2000:]}{resumed.stderr[-3000:]}"
+    w.assert_golden(name)
+    last = fsck(run)
+    assert last.returncode == 0, told + "---- after the resume\n" + last.stdout
+    return mended.returncode
+
+
+def main():
+    times = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 30)
+    print(f"repair_test: seed {seed}")
+    rng = random.Random(seed)
+    done = 0
+    with h.Workspace("repair") as w:
+        w.make_golden()
+        # Half-done: stage 2 finds no space for its third sample, so that everything stops there.
+        h.run(w.args("half-done", *STAGES), env={"HOLDFAST_FAIL": "publish.P2@stage.02:4=enospc"}, check=75)
+        h.run(w.args("finished", *STAGES), check=0)
+        for name, kinds in (("half-done", LEDGER), ("finished", LEDGER + OUTPUT)):
+            kept = [(w.path(name + end), w.path("kept-" + name + end)) for end in (".run", "")]
+            for path, copy in kept:
+                if os.path.exists(path):
+                    shutil.copytree(path, copy)
+            for damage in kinds * times:
+                code = one(w, rng, damage, name)
+                print(f"  {name}: {damage.__name__}: repair said {code}, resumed to the same bytes", flush=True)
+                done += 1
+                for path, copy in kept:
+                    shutil.rmtree(path, ignore_errors=True)
+                    if os.path.exists(copy):
+                        shutil.copytree(copy, path)
+    print(f"repair_test: {done} damages mended, taken back byte for byte, mended again and resumed to the same bytes")
+
+
+main()
