@@ -7,6 +7,7 @@ namespace holdfast {
 namespace {
 
 constexpr size_t kDepthMax = 64;
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";  // the library skips it; who spells a text anew would trip over it
 
 // Walks the document once before the DOM is built, so that duplicate keys are an error and not "last one wins".
 class Gate : public nlohmann::json_sax<Json> {
@@ -55,6 +56,9 @@ Result<J> Parse(std::string_view text, const std::string& what, size_t max_bytes
   if (text.size() > max_bytes) {
     return InvalidArgument(what + ": JSON of " + std::to_string(text.size()) + " bytes, more than the " +
                            std::to_string(max_bytes) + " allowed here");
+  }
+  if (text.substr(0, kByteOrderMark.size()) == kByteOrderMark) {
+    return InvalidArgument(what + ": not valid JSON: begins with a byte order mark; save the file as UTF-8 without one");
   }
   Gate gate;
   if (!Json::sax_parse(text.begin(), text.end(), &gate) || !gate.why.empty()) {

@@ -11,6 +11,8 @@
 namespace holdfast {
 namespace {
 
+// A block of zstd takes 4 bytes at least and makes 128 KiB at most.
+constexpr uint64_t kExpansionMax = (128u << 10) / 4;
 constexpr int kLevel = 1;  // on split planes level 1 beats level 3 in ratio and speed; docs/ledger-format.md, "Codecs"
 
 struct FreeCCtx {
@@ -115,6 +117,9 @@ Status CheckEncoded(Codec codec, ByteSpan encoded, uint64_t raw_len) {
   if (raw_len % PlaneUnit(codec) != 0) return Corrupt("planes of a length that is no multiple of the element size");
   if (ZSTD_getFrameContentSize(encoded.data(), encoded.size()) != raw_len) {
     return Corrupt("zstd frame does not announce " + std::to_string(raw_len) + " bytes");
+  }
+  if (raw_len / kExpansionMax > encoded.size()) {
+    return Corrupt("zstd frame of " + std::to_string(encoded.size()) + " bytes announces " + std::to_string(raw_len) + ", more than it can hold");
   }
   return OkStatus();
 }

@@ -93,6 +93,13 @@ TEST(HfConfig, RefusesWhatIsNoObject) {
   EXPECT_EQ(MakeConfigJson("{\"a\":1,\"a\":2}", {}).code(), ErrorCode::kInvalidArgument);
 }
 
+// The library lets a byte order mark pass, and what spells the members anew began in the middle of it. Found by hf_config_fuzz.
+TEST(HfConfig, AByteOrderMarkIsRefused) {
+  const auto made = MakeConfigJson("\xef\xbb\xbf{\"a\": 1}", {});
+  ASSERT_EQ(made.code(), ErrorCode::kInvalidArgument);
+  EXPECT_NE(made.error().message.find("byte order mark"), std::string::npos) << made.error().message;
+}
+
 TEST(HfConfig, ReadsBackWhatItWrites) {
   for (const Case& c : kCases) {
     const auto text = MakeConfigJson("{}", c.quant);

@@ -65,6 +65,20 @@ TEST(Codec, WrongSizesAreRefused) {
   EXPECT_EQ(Decode(static_cast<Codec>(4), Bytes(10), out).code(), ErrorCode::kCorrupt);
 }
 
+// Nine bytes that announce 256 MiB, which a reader would make room for. Found by record_value_fuzz.
+TEST(Codec, AFrameTooShortForWhatItAnnouncesIsRefused) {
+  const Bytes frame = {0x28, 0xb5, 0x2f, 0xfd, 0xa4, 0x00, 0x00, 0x00, 0x10};
+  for (const Codec codec : {Codec::kZstd, Codec::kBf16Planes, Codec::kF32Planes}) {
+    const Status s = CheckEncoded(codec, frame, 256u << 20);
+    ASSERT_EQ(s.code(), ErrorCode::kCorrupt);
+    EXPECT_NE(s.error().message.find("more than it can hold"), std::string::npos) << s.error().message;
+  }
+  const Bytes zeros(16u << 20);  // the best that zstd can do is let pass
+  const Encoded e = Encode(Codec::kZstd, zeros);
+  EXPECT_LT(e.bytes.size(), 4096u);
+  EXPECT_TRUE(CheckEncoded(Codec::kZstd, e.bytes, zeros.size()).ok());
+}
+
 TEST(Codec, TrailingBytesTwoFramesAndMissingChecksumAreRefused) {
   const Bytes raw(1000, 3);
   Bytes frame = Encode(Codec::kZstd, raw).bytes, out(raw.size());
