@@ -16,7 +16,8 @@ function(holdfast_library name)
   endif()
 endfunction()
 
-# holdfast_test(NAME SRCS a_test.cc DEPS lib... [LABELS l])   one gtest executable, every TEST a ctest test.
+# holdfast_test(NAME SRCS a_test.cc DEPS lib... [LABELS l])   one gtest executable, every TEST a ctest test. Those with the label
+# "threaded" are what preset tsan builds and runs: threads of our own, no libtorch.
 function(holdfast_test name)
   cmake_parse_arguments(A "" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
   if(NOT A_TIMEOUT)
@@ -27,5 +28,11 @@ function(holdfast_test name)
   target_link_libraries(${name} PRIVATE ${A_DEPS} GTest::gtest_main GTest::gmock)
   target_compile_definitions(${name} PRIVATE
     HOLDFAST_SOURCE_DIR="${CMAKE_SOURCE_DIR}" HOLDFAST_BIN_DIR="${CMAKE_BINARY_DIR}/bin")
+  if("threaded" IN_LIST A_LABELS)
+    if(NOT TARGET threaded_tests)
+      add_custom_target(threaded_tests)
+    endif()
+    add_dependencies(threaded_tests ${name})
+  endif()
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}")
 endfunction()
