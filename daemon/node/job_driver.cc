@@ -177,16 +177,19 @@ Result<std::optional<std::string>> JobDriver::Coordinate(const std::vector<NodeV
   }
   for (const NodeView& n : nodes) events.push_back(BeatSeen{n});
   events.push_back(Tick{});
-  for (; !events.empty(); events.pop_front()) {
-    for (const CoordinatorAction& action : coordinator_->Step(events.front(), clock_.MonotonicNs())) {
+  while (!events.empty()) {
+    const CoordinatorEvent event = std::move(events.front());
+    events.pop_front();
+    for (const CoordinatorAction& action : coordinator_->Step(event, clock_.MonotonicNs())) {
       if (const auto* say = std::get_if<Say>(&action)) {
         if (options_.on_say) options_.on_say(say->text);
       } else if (const auto* fail = std::get_if<FailJob>(&action)) {
         return std::optional<std::string>(fail->detail);
       } else {
         HOLDFAST_ASSIGN(Assignment committed, Commit(std::get<Assign>(action)));
-        events.push_back(Assigned{std::move(committed)});
-        events.push_back(JobSeen{View()});
+        // Before anything else: a commit can take longer than the coordinator waits for it, and what it decided upon then would speak of the plan before.
+        events.push_front(JobSeen{View()});
+        events.push_front(Assigned{std::move(committed)});
       }
     }
   }

@@ -21,10 +21,9 @@ class SlotWatch {
 };
 
 // Every stream of the log, read with none of the fold's code but the decoder of single slots: contiguous, chained, epochs rising by one,
-// each record that counts written by the incarnation that claimed its epoch. And every acknowledged record is among those that count.
+// each record that counts written by the incarnation that claimed its epoch. Every acknowledged record is among those that count. And the
+// fold agrees with that reading about what counts: nothing else, and of each key the first.
 std::string CheckLog(Cluster& cluster);
-// The fold agrees with that reading about what counts: nothing else, and of each key the first.
-std::string CheckFold(Cluster& cluster);
 // The published directory is, byte for byte, the one of a run without faults of the same job.
 std::string CheckOutput(Cluster& cluster);
 // fsck's exit status is 0.

@@ -14,8 +14,9 @@ constexpr uint64_t kFencedRetryNs = 5 * kSecond, kSpaceRetryNs = 5 * kSecond, kR
 
 }  // namespace
 
-ProcessFiles::ProcessFiles(SimNode& node, Process& process) : plain_(node.kernel, process) {
+ProcessFiles::ProcessFiles(SimNode& node, Process& process, Tape* tape) : plain_(node.kernel, process) {
   if (node.cluster.options.wrap) wrapped_ = node.cluster.options.wrap(plain_);
+  if (tape != nullptr) taped_ = MakeTapeFs(fs(), *tape);
 }
 
 // ---- cluster ----
@@ -179,6 +180,30 @@ void SimNode::PauseTask(size_t index, uint64_t ns) {
   cluster.world.After(ns, [p = tasks[index]->process] { p->Pause(false); });
 }
 
+void SimNode::CloneTask(size_t index, SimNode& host) {
+  if (index >= tasks.size() || !host.on()) return;
+  const SimTask& original = *tasks[index];
+  if (original.tape == nullptr || original.tape->open_files > 0 || original.tape->replaying() || original.process->finished()) return;
+  auto clone = std::make_shared<SimTask>();
+  clone->plan = original.plan;
+  clone->reason = original.reason;
+  clone->as_node = name();
+  clone->tape = original.tape->Copy();
+  cluster.world.Trace(original.process->name(), "cloned to " + host.name());
+  host.orphans.push_back(clone);
+  ++cluster.clones;
+  clone->process = cluster.world.Spawn(
+      host.name() + "/clone-of-" + original.process->name(),
+      [&host, clone](Process& p) {
+        clone->tape->on_live = [&p] { p.random() = Random(p.world().random().Next()); };   // getrandom knows that it was resumed
+        const Status status = WorkerMain(p, host, *clone);
+        host.cluster.world.Trace(p.name(), status.ok() ? "ends well" : "ends: " + status.error().message);
+        if (clone->tape->astray()) host.cluster.world.Violation(p.name() + " did not repeat what its original did");
+        if (!p.dead() && status.code() == ErrorCode::kInternal && status.error().message.find("FORKED") != std::string::npos) ++host.cluster.forked;
+      },
+      [] {}, original.process->seed());
+}
+
 void SimNode::KillTask(size_t index) {
   if (index >= tasks.size() || !tasks[index]->process || tasks[index]->process->finished()) return;
   cluster.world.Trace(name(), "kill -9 of " + tasks[index]->process->name());
@@ -204,6 +229,7 @@ void StartTask(SimNode& node, const std::shared_ptr<SimTask>& task) {
   task->stop.store(false);
   task->ended = Stopped("killed");
   task->mail.clear();
+  task->tape = node.cluster.options.clonable && !task->merge ? std::make_shared<Tape>() : nullptr;
   const std::string what = task->merge ? "merge" : "stage" + std::to_string(task->plan.stage.value);
   task->process = node.cluster.world.Spawn(
       node.name() + "/" + what,
@@ -212,6 +238,7 @@ void StartTask(SimNode& node, const std::shared_ptr<SimTask>& task) {
         if (p.dead()) return;
         task->ended = status;
         node.cluster.world.Trace(p.name(), status.ok() ? "ends well" : "ends: " + status.error().message);
+        node.cluster.forked += status.code() == ErrorCode::kInternal && status.error().message.find("FORKED") != std::string::npos;
         if (status.code() == ErrorCode::kCorrupt) node.cluster.Damaged(p.name(), status.error());
       },
       [&node, task] { EndTask(node, task); });

@@ -17,6 +17,7 @@
 #include "ledger/records/records.h"
 #include "tests/sim/model.h"
 #include "tests/sim/nfs_client.h"
+#include "tests/sim/tape.h"
 
 namespace holdfast::sim {
 
@@ -25,15 +26,19 @@ class Cluster;
 // The clock of one node: monotonic since its boot, and a wall clock that is anybody's guess.
 class NodeClock final : public Clock {
  public:
-  NodeClock(World& world, Process& process, int64_t wall_skew_s) : world_(world), process_(process), wall_skew_s_(wall_skew_s) {}
-  uint64_t MonotonicNs() const override { return world_.now(); }
-  uint64_t WallNs() const override { return world_.now() + 1'700'000'000ull * kSecond + static_cast<uint64_t>(wall_skew_s_) * kSecond; }
+  NodeClock(World& world, Process& process, int64_t wall_skew_s, Tape* tape = nullptr) : world_(world), process_(process), wall_skew_s_(wall_skew_s), tape_(tape) {}
+  uint64_t MonotonicNs() const override { return tape_ == nullptr ? world_.now() : tape_->Number('t', world_.now()); }
+  uint64_t WallNs() const override {
+    const uint64_t now = world_.now() + 1'700'000'000ull * kSecond + static_cast<uint64_t>(wall_skew_s_) * kSecond;
+    return tape_ == nullptr ? now : tape_->Number('w', now);
+  }
   void SleepMs(uint64_t ms) override { process_.Sleep(ms * kMs); }
 
  private:
   World& world_;
   Process& process_;
   int64_t wall_skew_s_;
+  Tape* tape_;
 };
 
 // What one acknowledged commit promised.
@@ -65,6 +70,8 @@ struct SimTask {
   Status ended;
   Nonce incarnation;              // of the worker, for the edge
   std::vector<CutMessage> mail;
+  std::shared_ptr<Tape> tape;     // records it, or makes it a clone; null: neither
+  std::string as_node;            // a clone believes that it is where its original was
 };
 
 struct NodeOptions {
@@ -84,6 +91,7 @@ class SimNode {
   void KillTask(size_t index);
   void LoseDaemon();              // kill -9 of the daemon alone; its children live on as nobody's, beside those of the next one
   void PauseTask(size_t index, uint64_t ns);
+  void CloneTask(size_t index, SimNode& host);    // memory and all, to run beside the original on `host`
   void Pause(bool on);            // the machine: daemon and children
   bool on() const { return on_; }
   const std::string& name() const { return options.name; }
@@ -116,6 +124,7 @@ struct ClusterOptions {
   std::vector<NodeOptions> nodes;
   uint64_t suspect_ns = 12 * kSecond, tenure_ns = 6 * kSecond, gather_ns = 1 * kSecond;
   bool edges = true;              // cuts also travel between workers
+  bool clonable = false;          // workers are recorded (and use no edges)
   // Wraps what processes are handed, for mutants. Null: nothing.
   std::function<std::unique_ptr<FileSystem>(FileSystem&)> wrap;
 };
@@ -148,7 +157,7 @@ class Cluster {
     uint32_t loss = 0, duplicate = 0;                // per mille
     uint64_t delay_ns_max = 20 * kMs;
   } net;
-  uint64_t messages = 0, claims = 0, deaths = 0;
+  uint64_t messages = 0, claims = 0, deaths = 0, clones = 0, forked = 0;
 
  private:
   void Deliver(uint64_t count, const std::function<void()>& what);
@@ -167,12 +176,12 @@ void StartTask(SimNode& node, const std::shared_ptr<SimTask>& task);
 // The file system of a process of `node`, mutant or not.
 class ProcessFiles {
  public:
-  ProcessFiles(SimNode& node, Process& process);
-  FileSystem& fs() { return wrapped_ != nullptr ? *wrapped_ : static_cast<FileSystem&>(plain_); }
+  ProcessFiles(SimNode& node, Process& process, Tape* tape = nullptr);
+  FileSystem& fs() { return taped_ != nullptr ? *taped_ : wrapped_ != nullptr ? *wrapped_ : static_cast<FileSystem&>(plain_); }
 
  private:
   NfsFs plain_;
-  std::unique_ptr<FileSystem> wrapped_;
+  std::unique_ptr<FileSystem> wrapped_, taped_;
 };
 
 }  // namespace holdfast::sim

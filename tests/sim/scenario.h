@@ -20,7 +20,7 @@ struct RunOptions {
 struct RunResult {
   std::string wrong;             // "" or what is
   uint64_t digest = 0;           // of the whole history
-  uint64_t virtual_ns = 0, events = 0, messages = 0, deaths = 0, claims = 0, acks = 0, server_crashes = 0;
+  uint64_t virtual_ns = 0, events = 0, messages = 0, deaths = 0, claims = 0, acks = 0, server_crashes = 0, clones = 0, forked = 0;
   bool async = false;
 };
 

@@ -30,7 +30,8 @@ StreamWriter::Options ClaimAs(const RunState& state, const Incarnation& self, co
 class Worker {
  public:
   Worker(Process& self, SimNode& node, SimTask& task)
-      : self_(self), node_(node), task_(task), files_(node, self), fs_(files_.fs()), clock_(node.cluster.world, self, node.options.wall_skew_s),
+      : self_(self), node_(node), task_(task), tape_(task.tape.get()), files_(node, self, tape_), fs_(files_.fs()),
+        clock_(node.cluster.world, self, node.options.wall_skew_s, tape_),
         state_(fs_, RunLayout(kRunDir)) {}
 
   Status Run() {
@@ -45,9 +46,17 @@ class Worker {
   }
 
  private:
-  bool Stopping() const { return task_.stop.load() || self_.dead(); }
+  bool Stopping() const {
+    const bool asked = task_.stop.load();
+    return (tape_ == nullptr ? asked : tape_->Number('x', asked) != 0) || self_.dead();
+  }
+  bool Replaying() const { return tape_ != nullptr && tape_->replaying(); }   // a clone that is still becoming what its original is
+  void Sleep(uint64_t ns) {
+    if (!Replaying()) self_.Sleep(ns);
+  }
   std::string Stream() const { return RunLayout::StageStream(stage_.stage); }
   void Acknowledge(RecordKey key) {
+    if (Replaying()) return;
     ++task_.commits;
     key.stage = stage_.stage.value;
     node_.cluster.Acknowledged({Stream(), writer_->epoch(), key});
@@ -59,10 +68,10 @@ class Worker {
     const auto it = std::find_if(stages.begin(), stages.end(), [&](const StagePlan& s) { return s.stage == task_.plan.stage; });
     if (it == stages.end()) return InvalidArgument("the stage is not in the latest plan");
     stage_ = *it;
-    me_.node = node_.name();
+    me_.node = task_.as_node.empty() ? node_.name() : task_.as_node;
     me_.nonce = task_.incarnation = Nonce::Random();
     me_.numerics = kNumerics;
-    if (stage_.first_layer > 0 && node_.cluster.options.edges) me_.endpoint = "sim://" + me_.nonce.Hex();
+    if (stage_.first_layer > 0 && node_.cluster.options.edges && tape_ == nullptr) me_.endpoint = "sim://" + me_.nonce.Hex();
     HOLDFAST_TRY(fs_.MakeDirs(state_.layout().TmpDir(me_.nonce)));
     const std::string stream = Stream();
     HOLDFAST_ASSIGN(writer_, StreamWriter::Open(fs_, state_.layout(), clock_, state_.ReaderOf(stream),
@@ -143,7 +152,7 @@ class Worker {
       }
       std::optional<ComputedSample> computed;
       if (!computing.empty()) {
-        self_.Sleep(node_.options.compute_ns);
+        Sleep(node_.options.compute_ns);
         HOLDFAST_ASSIGN(computed, Compute(computing.front(), packs));
         computing.erase(computing.begin());
         if (!consumer_.empty() && computed->hidden != nullptr) {
@@ -151,7 +160,7 @@ class Worker {
         }
         last_[computed->record.sample] = computed->record;
       } else {
-        self_.Sleep(kTickNs);
+        Sleep(kTickNs);
       }
       const Status stepped = queue.Step(std::move(computed), CommitQueue::Look::kWhenDue);
       for (CommitEvent& e : std::exchange(events, {})) HOLDFAST_TRY(Take(std::move(e), &scheduler, &packs));
@@ -205,7 +214,7 @@ class Worker {
       if (unit < state_.plan().layers) {
         HOLDFAST_ASSIGN(amax, state_.ReducedAmax(unit));
       }
-      self_.Sleep(node_.options.compute_ns);
+      Sleep(node_.options.compute_ns);
       HOLDFAST_ASSIGN(const LayerRecord e, EvictUnit(fs_, state_.layout(), *source, state_.plan(), state_.plan().units[unit], amax, options));
       const RecordKey key{.cls = RecordClass::kLayer, .stage = stage_.stage.value, .a = unit};
       HOLDFAST_TRY(writer_->Append({MakeControl(key, e.ToJson())}));
@@ -232,6 +241,7 @@ class Worker {
   Process& self_;
   SimNode& node_;
   SimTask& task_;
+  Tape* tape_;
   ProcessFiles files_;
   FileSystem& fs_;
   NodeClock clock_;

@@ -20,7 +20,7 @@ Process* g_running = nullptr;   // one thread runs fibers; helper threads of pro
 
 // ---- process ----
 
-Process::Process(World& world, std::string name, uint64_t seed) : world_(world), name_(std::move(name)), random_(seed) {}
+Process::Process(World& world, std::string name, uint64_t seed) : world_(world), name_(std::move(name)), seed_(seed), random_(seed) {}
 
 Process* Process::Current() { return Fiber::Current() == nullptr ? nullptr : g_running; }
 
@@ -72,8 +72,9 @@ World::~World() {
 
 void World::At(uint64_t when, std::function<void()> what) { events_.push({std::max(when, now_), made_++, std::move(what)}); }
 
-std::shared_ptr<Process> World::Spawn(const std::string& name, std::function<void(Process&)> body, std::function<void()> on_end) {
-  auto p = std::make_shared<Process>(*this, name, random_.Next());
+std::shared_ptr<Process> World::Spawn(const std::string& name, std::function<void(Process&)> body, std::function<void()> on_end, uint64_t seed) {
+  const uint64_t drawn = random_.Next();
+  auto p = std::make_shared<Process>(*this, name, seed != 0 ? seed : drawn);
   std::erase_if(processes_, [](const auto& weak) { return weak.expired(); });
   processes_.push_back(p);
   Process* raw = p.get();

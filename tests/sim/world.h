@@ -30,6 +30,7 @@ class Process : public std::enable_shared_from_this<Process> {
   void Sleep(uint64_t ns);
   bool dead() const { return dead_; }
   Random& random() { return random_; }            // of this process alone: what it draws disturbs nobody
+  uint64_t seed() const { return seed_; }
   static Process* Current();
 
   // ---- from outside ----
@@ -47,6 +48,7 @@ class Process : public std::enable_shared_from_this<Process> {
 
   World& world_;
   std::string name_;
+  uint64_t seed_;
   Random random_;
   std::unique_ptr<Fiber> fiber_;
   uint64_t sleep_ = 0;                            // number of the current sleep: older alarms are void
@@ -63,7 +65,8 @@ class World {
   void At(uint64_t when, std::function<void()> what);
   void After(uint64_t ns, std::function<void()> what) { At(now_ + ns, std::move(what)); }
   // Starts a process now. `on_end` runs in the world, not in the process, and also when it was killed.
-  std::shared_ptr<Process> Spawn(const std::string& name, std::function<void(Process&)> body, std::function<void()> on_end);
+  // `seed` of what it draws; 0: a new one.
+  std::shared_ptr<Process> Spawn(const std::string& name, std::function<void(Process&)> body, std::function<void()> on_end, uint64_t seed = 0);
   bool Step();                                    // the next event; false: none is left
   // The first one counts; nothing more happens behind it.
   void Violation(const std::string& what);

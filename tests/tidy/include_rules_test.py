@@ -46,7 +46,7 @@ OWNERS = [
 
 # Of the rest: the standard library has no dot, the system's headers are few.
 SYSTEM = re.compile(r"[a-z_]+|(sys|linux|arpa|netinet|net)/\w+\.h|(cpuid|\w+intrin|getopt|malloc|ifaddrs|dirent|dlfcn|errno|fcntl|limits|poll|pthread|sched|"
-                    r"signal|stdint|stdio|stdlib|string|time|unistd|pwd|spawn|netdb|termios)\.h")
+                    r"signal|stdint|stdio|stdlib|string|time|unistd|pwd|spawn|netdb|termios|ucontext)\.h")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 
