@@ -140,6 +140,9 @@ void CheckOutput(Context* c);
 // F090-F092.
 void CheckLeftovers(Context* c);
 void CheckTmp(Context* c);
+// F062, F093.
+void Reproduce(Context* c);
+void CheckEnvironment(Context* c);
 
 // An empty plan that names the owners of a directory's streams.
 RepairPlan WhoWorks(FileSystem& fs, const std::string& dir);

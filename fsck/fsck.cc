@@ -17,9 +17,11 @@ void fsck::CheckRun(Context* c) {
   CheckSeals(c);
   CheckPacks(c);
   CheckLayers(c);
+  Reproduce(c);
   CheckSource(c);
   CheckOutput(c);
   CheckLeftovers(c);
+  if (c->root_dir.empty()) CheckEnvironment(c);   // of a root it was said once
 }
 
 // Commits by rename (servers without hard links) look like directories to anybody else.

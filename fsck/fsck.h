@@ -41,6 +41,9 @@ inline constexpr int kFsckDataLost = 64;     // committed data is gone: a slot i
 struct FsckOptions {
   bool deep = false;            // also read every pack, every source file and every output file
   uint32_t threads = 1;
+  uint32_t reproduce = 0;       // evict this many layers once more and compare (F062)
+  std::string scratch = "/tmp"; // where: room for one layer
+  std::string mount_table = {}; // text of /proc/self/mountinfo, for F093; "": not judged
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress;  // deep only; from the calling thread
 };
 
@@ -59,7 +62,7 @@ struct FsckReport {
   bool deep = false;
   std::string state;                   // "no job yet", "running or stopped", "published", "done"; of a root: "root"
   std::vector<FsckJob> jobs;           // of a root, in order of submission
-  uint64_t streams = 0, slots = 0, records = 0, packs = 0, bytes_read = 0;
+  uint64_t streams = 0, slots = 0, records = 0, packs = 0, bytes_read = 0, reproduced = 0;
   std::vector<RepairPlan> plans;       // of each directory in which something could be mended
 };
 

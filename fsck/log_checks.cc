@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "fsck/context.h"
+#include "fsck/trial.h"
 #include "ledger/cluster/root.h"
 #include "ledger/records/value.h"
 #include "ledger/segment/segment.h"
@@ -111,6 +112,7 @@ class StreamChecker {
 
   std::vector<SaidRecord> Run() {
     const std::vector<uint32_t> slots = List();
+    deadly_ = DeadlySlots(c_.fs, c_.layout, stream_, slots);
     for (const uint32_t seq : slots) {
       while (state_.next_seq < seq) Missing();
       // A slot that was linked this moment may be listed and not yet open for another host: it does not exist yet.
@@ -172,6 +174,10 @@ class StreamChecker {
       return Skip();
     }
     if (file.ok()) c_.report.bytes_read += file->size();
+    if (const auto dead = deadly_.find(seq); dead != deadly_.end()) {
+      c_.Lost("F015", object, "LMDB dies on it (signal " + std::to_string(dead->second) + "), although its digest is right: its writer was out of order", SlotAdvice(c_, stream_), Bury(seq));
+      return Skip();
+    }
     Digest prev;
     auto slot = ReadSlot(c_.fs, c_.layout, stream_, seq, c_.log.job_id.value_or(Nonce{}), &prev);
     if (!slot.ok()) {
@@ -255,6 +261,7 @@ class StreamChecker {
   Context& c_;
   const std::string stream_;
   StreamState state_;
+  std::map<uint32_t, int> deadly_;   // slots that must not be parsed here, with the signal that they send
   bool broken_ = false;    // the slot before the next one was lost
   bool damaged_ = false;   // some slot of the stream was
   uint64_t stale_ = 0;

@@ -21,6 +21,7 @@ may run beside a working job.
   -d, --deep         also read every pack, source file and output file
       --repair       mend what can be mended: VOID records, tombstones, moves to quarantine/; deletes nothing
       --dry-run      say what --repair would do, and do nothing
+      --reproduce=N  quantize N random layers once more from the source and compare the bytes
       --undo=ID      take back the repair of this id, byte for byte
   -j, --threads=N    threads for --deep (default: all)
       --json         one JSON document on standard output
@@ -49,7 +50,7 @@ struct CommandLine {
 };
 
 constexpr option kOptions[] = {{"deep", no_argument, nullptr, 'd'}, {"threads", required_argument, nullptr, 'j'}, {"json", no_argument, nullptr, 'J'},
-                               {"repair", no_argument, nullptr, 'R'}, {"dry-run", no_argument, nullptr, 'N'}, {"undo", required_argument, nullptr, 'U'},
+                               {"repair", no_argument, nullptr, 'R'}, {"dry-run", no_argument, nullptr, 'N'}, {"undo", required_argument, nullptr, 'U'}, {"reproduce", required_argument, nullptr, 'P'},
                                {"help", no_argument, nullptr, 'h'}, {}};
 
 CommandLine Parse(int argc, char** argv) {
@@ -64,11 +65,12 @@ CommandLine Parse(int argc, char** argv) {
       case 'N': r.dry_run = true; break;
       case 'U': r.undo = optarg; break;
       case 'h': line.help = true; break;
-      case 'j': {
+      case 'j':
+      case 'P': {
         char* end = nullptr;
         const unsigned long n = std::strtoul(optarg, &end, 10);
         line.bad |= *end != '\0' || n == 0 || n > 1024;
-        r.options.check.threads = static_cast<uint32_t>(n);
+        (c == 'j' ? r.options.check.threads : r.options.check.reproduce) = static_cast<uint32_t>(n);
         break;
       }
       default: line.bad = true;

@@ -17,8 +17,8 @@ constexpr struct { const char* code; const char* name; } kCodes[] = {
     {"F033", "TWINS"},        {"F034", "JOB_MISSING"},    {"F040", "DUPLICATE"},     {"F041", "AMAX_BAD"},
     {"F042", "DEAD_SITE"},      {"F043", "COVERAGE"},     {"F044", "PROVENANCE"},    {"F050", "PACK_MISSING"},
     {"F051", "PACK_ROT"},       {"F052", "MISNAMED"},     {"F060", "LAYER_BAD"},     {"F061", "SCALE"},
-    {"F070", "SOURCE_CHANGED"}, {"F071", "SOURCE_TRUNCATED"}, {"F080", "OUTPUT_BAD"}, {"F081", "PUBLISH"},
-    {"F090", "ORPHAN"},         {"F091", "LEFTOVER"},     {"F092", "SPACE"},
+    {"F062", "REPRO"},          {"F070", "SOURCE_CHANGED"}, {"F071", "SOURCE_TRUNCATED"}, {"F080", "OUTPUT_BAD"}, {"F081", "PUBLISH"},
+    {"F090", "ORPHAN"},         {"F091", "LEFTOVER"},     {"F092", "SPACE"},           {"F093", "ENV"},
 };
 
 constexpr const char* kSeverityNames[] = {"error", "warning", "info"};
@@ -65,7 +65,7 @@ Json FsckReportToJson(const std::string& run_dir, const FsckReport& r) {
                         {"object", f.object}, {"message", f.message}, {"advice", f.advice}, {"repair", f.remedies.empty() ? "" : RemedyName(f.remedies.front().what)}});
   }
   Json j = {{"schema", 1}, {"run", run_dir}, {"deep", r.deep}, {"state", r.state}, {"exit_status", r.exit_status},
-            {"checked", {{"streams", r.streams}, {"slots", r.slots}, {"records", r.records}, {"packs", r.packs}, {"bytes_read", r.bytes_read}}},
+            {"checked", {{"streams", r.streams}, {"slots", r.slots}, {"records", r.records}, {"packs", r.packs}, {"reproduced", r.reproduced}, {"bytes_read", r.bytes_read}}},
             {"findings", std::move(findings)}};
   if (r.state != kRootState) return j;
   j["jobs"] = Json::array();

@@ -265,6 +265,7 @@ void CheckRoot(Context* c) {
   ReadLog(c);
   FoldRootRecords(c);
   CheckClaims(c);
+  CheckEnvironment(c);
   JobChecker(c).Run();
   CheckTmp(c);
 }

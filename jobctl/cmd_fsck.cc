@@ -17,6 +17,7 @@ int FsckCommand(const FsckOptionsCli& options) {
   request.repair = options.repair;
   request.dry_run = options.dry_run;
   request.undo = options.undo;
+  request.options.check.reproduce = options.reproduce;
   request.options.check.deep = options.deep;
   request.options.check.threads = std::max(1u, std::thread::hardware_concurrency());
   return RunFsckCommand(std::move(request));

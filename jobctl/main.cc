@@ -215,6 +215,7 @@ void DeclareChecks(CLI::App* app, Parsed* p) {
   CLI::App* fsck = AddRoot(app->add_subcommand("fsck", "check the invariants of a run directory, or of a root with all its jobs; mend them with --repair"), p);
   fsck->add_option("DIR", p->fsck.dir, "run directory or root (default: the root)");
   fsck->add_flag("--deep", p->fsck.deep, "read and check every chunk, source and output file too");
+  fsck->add_option("--reproduce", p->fsck.reproduce, "quantize N random layers once more from the source and compare the bytes")->check(CLI::Range(1u, 1024u));
   auto* repair = fsck->add_flag("--repair", p->fsck.repair, "mend what can be mended: VOID records, tombstones, moves to quarantine/; deletes nothing");
   fsck->add_flag("--dry-run", p->fsck.dry_run, "say what --repair would do, and do nothing");
   fsck->add_option("--undo", p->fsck.undo, "take back the repair of this id, byte for byte")->excludes(repair);

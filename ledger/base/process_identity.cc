@@ -53,6 +53,8 @@ std::string HostName() {
   return name;
 }
 
+std::string MountTable() { return ReadText("/proc/self/mountinfo"); }
+
 ProcessIdentity ThisProcess() {
   ProcessIdentity who;
   who.hostname = HostName();

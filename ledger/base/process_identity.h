@@ -17,6 +17,9 @@ struct ProcessIdentity {
 std::string HostName();
 ProcessIdentity ThisProcess();
 
+// /proc/self/mountinfo, "" where there is none.
+std::string MountTable();
+
 enum class Liveness : uint8_t {
   kAlive,      // same machine and boot, the pid runs and started when the record says
   kDead,       // same machine, and it does not

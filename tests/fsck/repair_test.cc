@@ -199,6 +199,189 @@ TEST(RepairSlots, F002TheJobRecordCannotBeMended) {
   EXPECT_EQ(Tree(run), before);
 }
 
+// ---- records, packs, output ----
+
+constexpr RecordKey kLayer0 = {RecordClass::kLayer, 0, 0, 0, 0};
+
+TEST(RepairRecords, F003Foreign) {
+  TinyRun run;
+  Spill(run.layout.StreamDir("stage.00") + "/notes.txt", AsBytes(std::string_view("mine")));
+  ExpectMended(run, "F003", kFsckCorrected);
+}
+
+TEST(RepairRecords, F015TheParserDiesOnIt) {
+  TinyRun run({.until = Until::kSamples});
+  const std::string path = run.SlotPath("stage.01", run.SlotCount("stage.01") - 1);
+  Bytes file = Slurp(path);
+  SegmentTrailer t = *SegmentTrailer::Decode(ByteSpan(file).last(kTrailerBytes));
+  const size_t page = 4096;
+  for (size_t at = 2 * page; at + page <= t.env_len; at += page) {
+    for (size_t i = at + 16; i < at + 32; ++i) file[i] = 0xff;   // where the nodes of a leaf begin: far behind the file
+  }
+  t.env_sha256 = Sha256(ByteSpan(file).first(t.env_len));
+  const Bytes trailer = t.Encode();
+  std::copy(trailer.begin(), trailer.end(), file.end() - kTrailerBytes);
+  run.Rewrite(path, file);
+  EXPECT_EQ(run.Fsck().exit_status, kFsckErrorsLeft | kLost);
+  ExpectMended(run, "F015", kMended | kLost);
+}
+
+TEST(RepairRecords, F020OfOneRecord) {
+  TinyRun run({.until = Until::kSamples});
+  run.AppendSlot("stage.00", 1, {MakeControl(kLayer0, Json{{"unit", "none"}})});
+  ExpectMended(run, "F020", kMended);
+}
+
+TEST(RepairRecords, F021OfAWholeSlot) {
+  TinyRun run({.until = Until::kSamples});
+  Record r = MakeControl(kLayer0, Json::object());
+  r.epoch = 1;
+  const RecordKey other = {RecordClass::kSeal, 0, 0, 0, 0};
+  run.AppendRawSlot("stage.00", 1, {{other.Encode(), EncodeRecordValue(r)}}, 1);
+  ExpectMended(run, "F021", kMended | kLost);
+}
+
+TEST(RepairRecords, F041WhatWasMadeFromAWrongSampleGoesWithIt) {
+  TinyRun run({.until = Until::kSamples, .edit_sample = [](uint32_t stage, SampleRecord* r) {
+    if (stage == 0 && r->sample == 1) r->amax[0] = INFINITY;
+  }});
+  const FsckReport found = run.Fsck();
+  ASSERT_EQ(found.plans.size(), 1u);
+  EXPECT_EQ(found.plans[0].strikes.size(), 2u) << "the sample, and the same one in the stage behind";
+  ExpectMended(run, "F041", kMended);
+}
+
+TEST(RepairRecords, F043SealWithoutCoverage) {
+  TinyRun run({.until = Until::kSealed, .forget_sample = 1});
+  ExpectMended(run, "F043", kMended);
+}
+
+TEST(RepairRecords, F044AnotherInput) {
+  TinyRun run({.until = Until::kSamples, .edit_sample = [](uint32_t stage, SampleRecord* r) {
+    if (stage == 1 && r->sample == 1) r->input.bytes[0] ^= 1;
+  }});
+  ExpectMended(run, "F044", kMended);
+}
+
+// The first pack whose damage opens work again.
+void DamagePack(TinyRun& run, bool deep, const std::function<void(const std::string&)>& damage) {
+  for (const std::string& path : run.PackFiles()) {
+    const Bytes sound = Slurp(path);
+    damage(path);
+    const FsckReport r = run.Fsck(deep);
+    if (!r.plans.empty() && r.plans[0].reopens) return;
+    run.Rewrite(path, sound);
+  }
+}
+
+TEST(RepairPacks, F050Missing) {
+  TinyRun run({.until = Until::kSealed});
+  DamagePack(run, false, [&](const std::string& path) { run.Delete(path); });
+  ExpectMended(run, "F050", kMended);
+}
+
+TEST(RepairPacks, F050Short) {
+  TinyRun run({.until = Until::kSealed});
+  DamagePack(run, false, [&](const std::string& path) { run.Rewrite(path, Bytes(100)); });
+  ExpectMended(run, "F050", kMended);
+}
+
+TEST(RepairPacks, F051Rot) {
+  TinyRun run({.until = Until::kSealed});
+  Flip(run, run.PackFiles().back(), 9000);
+  ASSERT_TRUE(Has(run.Fsck(true), "F051"));
+  const RepairReport r = Repair(run, true);
+  EXPECT_EQ(r.exit_status & (kFsckErrorsLeft | kFsckCorrected), kFsckCorrected) << Text(r);
+  EXPECT_EQ(run.Fsck(true).exit_status, 0);
+}
+
+TEST(RepairPacks, F052Misnamed) {
+  TinyRun run({.until = Until::kSealed});
+  Spill(DirName(run.PackFiles()[0]) + "/notes.txt", AsBytes(std::string_view("mine")));
+  ExpectMended(run, "F052", kFsckCorrected);
+}
+
+TEST(RepairLayers, F060TensorMissing) {
+  TinyRun run({.until = Until::kEvicted, .edit_layer = [](LayerRecord* e) {
+    if (e->unit == 0) e->tensors.pop_back();
+  }});
+  ExpectMended(run, "F060", kMended);
+}
+
+TEST(RepairLayers, F061AnotherAmaxAndTheOutputGoesWithIt) {
+  TinyRun run({.edit_layer = [](LayerRecord* e) {
+    if (e->unit == 1) e->input_amax[0] ^= 1;
+  }});
+  ExpectMended(run, "F061", kMended);
+}
+
+TEST(RepairOutput, F080Short) {
+  TinyRun run;
+  const auto names = run.fs.List(run.out);
+  for (const std::string& name : *names) {
+    if (name.ends_with(".safetensors")) run.Rewrite(run.out + "/" + name, Bytes(10));
+  }
+  ExpectMended(run, "F080", kMended);
+}
+
+TEST(RepairOutput, F081Gone) {
+  TinyRun run;
+  ASSERT_TRUE(run.fs.RemoveTree(run.out).ok());
+  ExpectMended(run, "F081", kMended);
+}
+
+TEST(RepairOutput, F081AnotherManifest) {
+  TinyRun run;
+  run.Rewrite(run.out + "/SHA256SUMS", AsBytes(std::string_view("nothing\n")));
+  ExpectMended(run, "F081", kMended);
+}
+
+TEST(RepairLeftovers, F090OldPrivateFilesAreMovedYoungOnesStay) {
+  TinyRun run;
+  const std::string stray = run.layout.TmpDir(Nonce::Random());
+  ASSERT_TRUE(run.fs.MakeDirs(stray).ok());
+  Spill(stray + "/half", AsBytes(std::string_view("half")));
+  RealClock clock;
+  RepairOptions o = Options();
+  o.orphan_age_ms = 3'600'000;
+  EXPECT_EQ(RunRepair(run.fs, clock, run.dir, o).exit_status, 0);
+  EXPECT_TRUE(run.fs.Exists(stray).value());
+  EXPECT_EQ(Repair(run).exit_status, 0);
+  EXPECT_FALSE(run.fs.Exists(stray).value());
+  EXPECT_FALSE(Has(run.Fsck(), "F090"));
+}
+
+// ---- F062, F093: found, not mended ----
+
+TEST(FsckReproduce, F062) {
+  TinyRun sound;
+  FsckOptions o;
+  o.reproduce = 4;
+  const FsckReport clean = RunFsck(sound.fs, sound.dir, o);
+  EXPECT_EQ(clean.exit_status, 0) << Text(clean);
+  EXPECT_EQ(clean.reproduced, 4u);
+  TinyRun wrong({.until = Until::kSealed, .edit_layer = [](LayerRecord* e) {
+    if (e->unit == 1) e->tensors[0].digest.bytes[0] ^= 1;
+  }});
+  const FsckReport r = RunFsck(wrong.fs, wrong.dir, o);
+  EXPECT_EQ(r.exit_status, kFsckErrorsLeft) << Text(r);
+  EXPECT_TRUE(Has(r, "F062")) << Text(r);
+}
+
+TEST(FsckEnvironment, F093) {
+  TinyRun run;
+  const auto judge = [&](const std::string& options) {
+    FsckOptions o;
+    o.mount_table = "21 1 8:1 / / rw,relatime - ext4 /dev/sda rw\n99 21 0:50 / " + DirName(run.dir) + " rw,noatime shared:7 - nfs4 box:/export rw,vers=4.2," + options + "\n";
+    return RunFsck(run.fs, run.dir, o);
+  };
+  EXPECT_TRUE(judge("hard,lookupcache=pos").findings.empty());
+  EXPECT_EQ(judge("hard").exit_status, 0);
+  EXPECT_TRUE(Has(judge("hard"), "F093")) << "a remark about cached misses";
+  EXPECT_EQ(judge("soft,lookupcache=pos").exit_status, kFsckErrorsLeft);
+  EXPECT_EQ(judge("hard,nocto,lookupcache=pos").exit_status, kFsckErrorsLeft);
+}
+
 // ---- the rules of repair itself ----
 
 TEST(Repair, DryRunSaysAndDoesNothing) {
