@@ -209,7 +209,8 @@ TEST_F(Links, AKeyWhoseSecretIsAnotherServersIsNoUse) {
   b.link->SetPeers({wrong});
   ASSERT_TRUE(Eventually([&] { a.Listen(); return a.all.denied > 0; }));
   EXPECT_TRUE(a.heard.empty());
-  EXPECT_THAT(a.all.denied_names, Contains(HasSubstr("127.0.0.1 (")));
+  // On a slow machine b has hung up before a asks for its address.
+  EXPECT_THAT(a.all.denied_names, Contains(::testing::AnyOf(HasSubstr("127.0.0.1 ("), HasSubstr("somebody who left at once ("))));
 }
 
 TEST_F(Links, APlainPeerOfACurveListenerIsTurnedAway) {
