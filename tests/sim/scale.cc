@@ -63,7 +63,7 @@ void MeasureFold(Cluster& c, ScaleRow* row) {
   const uint64_t rpcs = node.kernel.rpcs, from = c.world.now();
   uint64_t to = 0;
   const RealClock clock;
-  const uint64_t cpu = clock.MonotonicNs();
+  const uint64_t real = clock.MonotonicNs();
   bool ended = false;
   for (auto& [name, n] : c.nodes) {
     if (n.get() != &node) n->PowerOff();
@@ -78,7 +78,7 @@ void MeasureFold(Cluster& c, ScaleRow* row) {
   }
   row->fold_rpcs = static_cast<double>(node.kernel.rpcs - rpcs);
   row->fold_seconds = static_cast<double>(to - from) / 1e9;
-  row->fold_cpu_seconds = static_cast<double>(clock.MonotonicNs() - cpu) / 1e9;
+  row->fold_real_seconds = static_cast<double>(clock.MonotonicNs() - real) / 1e9;
 }
 
 }  // namespace
@@ -105,7 +105,7 @@ ScaleRow MeasureScale(uint32_t nodes, uint32_t samples, Death death) {
 }
 
 std::string ScaleHeader() {
-  return "| nodes = stages | samples | cells | commits a cell | RPCs a cell | messages a second | fold at start: RPCs | s | of CPU | run, h | lost by a death, s |\n"
+  return "| nodes = stages | samples | cells | commits a cell | RPCs a cell | messages a second | fold at start: RPCs | s | real s | run, h | lost by a death, s |\n"
          "|---|---|---|---|---|---|---|---|---|---|---|";
 }
 
@@ -113,7 +113,7 @@ std::string ScaleText(const ScaleRow& r) {
   char line[256];
   std::snprintf(line, sizeof(line), "| %u | %u | %llu | %.2f | %.0f | %.0f | %.0f | %.1f | %.2f | %.2f | %.0f |", r.nodes, r.samples,
                 static_cast<unsigned long long>(r.cells()), r.commits_a_cell, r.rpcs_a_cell, r.messages_a_second, r.fold_rpcs, r.fold_seconds,
-                r.fold_cpu_seconds, r.hours, r.lost_seconds);
+                r.fold_real_seconds, r.hours, r.lost_seconds);
   return line;
 }
 

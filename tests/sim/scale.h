@@ -13,7 +13,7 @@ namespace holdfast::sim {
 struct ScaleRow {
   uint32_t nodes = 1, stages = 1, samples = 1;
   double commits_a_cell = 0, rpcs_a_cell = 0, messages_a_second = 0;
-  double fold_rpcs = 0, fold_seconds = 0, fold_cpu_seconds = 0;   // of one process that starts when all is done
+  double fold_rpcs = 0, fold_seconds = 0, fold_real_seconds = 0;   // of one process that starts when all is done
   double hours = 0, lost_seconds = 0;                             // of virtual time; the latter by one death
   uint64_t cells() const { return uint64_t{stages} * samples; }
 };
