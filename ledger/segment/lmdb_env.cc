@@ -148,6 +148,10 @@ Status EnvBuilder::Append(ByteSpan key, ByteSpan value) {
 static Result<std::vector<EnvImage::Place>> FindPlaces(const Env& env, size_t page_bytes, ByteSpan image) {
   std::vector<EnvImage::Place> places;
   HOLDFAST_TRY(Walk(env, [&](ByteSpan, ByteSpan value) -> Status {
+    if (value.empty()) {  // it may point behind the end of its page
+      places.push_back({0, 0});
+      return OkStatus();
+    }
     const size_t inside = reinterpret_cast<uintptr_t>(value.data()) % page_bytes;
     HOLDFAST_CHECK(inside >= kPageHeaderBytes);
     const uint64_t offset = ReadLe64(value.data() - inside) * page_bytes + inside;

@@ -125,6 +125,19 @@ TEST(Segment, LargeRecordsFit) {
   EXPECT_EQ((*back)[0].payload, r.payload);
 }
 
+// Values without bytes, of keys of every length: one may end where its page ends. Found by environment_fuzz.
+TEST(Segment, EmptyValuesHaveAPlace) {
+  for (size_t length = 1; length <= 32; ++length) {
+    auto builder = EnvBuilder::Create(EnvMapBytes(64, 1));
+    HOLDFAST_ASSERT_OK(builder);
+    HOLDFAST_ASSERT_OK(builder->Append(Bytes(length, 1), {}));
+    const auto image = std::move(*builder).Seal(/*want_places=*/true);
+    HOLDFAST_ASSERT_OK(image);
+    ASSERT_EQ(image->values().size(), 1u);
+    EXPECT_EQ(image->values()[0].length, 0u);
+  }
+}
+
 TEST(Segment, ManySmallRecordsFit) {
   std::vector<Record> records;
   for (uint32_t i = 0; i < 5000; ++i) {
