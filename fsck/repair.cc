@@ -68,6 +68,7 @@ class Repairer {
         id_(UtcText(clock.WallNs()) + "-" + self_.nonce.Hex().substr(0, 8)), quarantine_(layout_, id_) {}
 
   const std::string& quarantine() const { return quarantine_.dir(); }
+  bool acted() const { return acted_; }   // there is something to take back, or to go on with
 
   Status Run() {
     HOLDFAST_TRY(DropYoungOrphans());
@@ -113,6 +114,7 @@ class Repairer {
 
   // Everything that undo needs, stable before anything is changed.
   Status Prepare() {
+    acted_ = true;
     HOLDFAST_TRY(fs_.MakeDirs(quarantine_.dir()));
     QuarantineManifest m;
     m.id = id_;
@@ -241,7 +243,9 @@ class Repairer {
     t.incarnation = self_.nonce;
     t.stream = stream;
     t.seq = seq;
-    t.epoch = behind.there && behind.epoch > epoch && !behind.claims ? behind.epoch : epoch;
+    // Claims rise by one: what lies behind tells whether a claim was lost here.
+    const uint64_t begins = behind.there && behind.epoch > epoch ? behind.epoch - (behind.claims ? 1 : 0) : epoch;
+    t.epoch = std::max(epoch, begins);
     t.prev = tail;
     if (behind.there && behind.seq == seq + 1) t.carries = behind.prev;
     t.reason = plan->code;
@@ -316,6 +320,7 @@ class Repairer {
     std::unique_ptr<StreamWriter> writer;
   };
   std::vector<Held> writers_;
+  bool acted_ = false;
 };
 
 }  // namespace
@@ -345,9 +350,9 @@ RepairReport RunRepair(FileSystem& fs, Clock& clock, const std::string& dir, con
     }
     fsck::Repairer repairer(mine, clock, plan, options);
     if (status.ok()) {
-      report.acted = true;
       status = repairer.Run();
-      report.quarantines.push_back(repairer.quarantine());
+      report.acted |= repairer.acted();
+      if (repairer.acted()) report.quarantines.push_back(repairer.quarantine());
     }
     if (!status.ok()) {
       report.refusals.push_back(status.error().message);
@@ -355,8 +360,8 @@ RepairReport RunRepair(FileSystem& fs, Clock& clock, const std::string& dir, con
       if (status.code() == ErrorCode::kStopped) break;
       continue;
     }
-    corrected |= plan.corrects;
-    reopened |= plan.reopens;
+    corrected |= repairer.acted() && plan.corrects;
+    reopened |= repairer.acted() && plan.reopens;
   }
   if (!report.acted) {
     report.exit_status |= trouble;

@@ -344,7 +344,9 @@ TEST(RepairLeftovers, F090OldPrivateFilesAreMovedYoungOnesStay) {
   RealClock clock;
   RepairOptions o = Options();
   o.orphan_age_ms = 3'600'000;
-  EXPECT_EQ(RunRepair(run.fs, clock, run.dir, o).exit_status, 0);
+  const RepairReport young = RunRepair(run.fs, clock, run.dir, o);
+  EXPECT_EQ(young.exit_status, 0);
+  EXPECT_FALSE(young.acted);
   EXPECT_TRUE(run.fs.Exists(stray).value());
   EXPECT_EQ(Repair(run).exit_status, 0);
   EXPECT_FALSE(run.fs.Exists(stray).value());

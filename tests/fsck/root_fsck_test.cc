@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "fsck/repair.h"
+#include "ledger/base/process_identity.h"
 #include "ledger/base/sim_file_system.h"
 #include "ledger/cluster/queue.h"
 #include "tests/fsck/tiny_run.h"
@@ -335,6 +337,72 @@ TEST(FsckRoot, ARootWithoutHardLinks) {
   EXPECT_EQ(r.jobs.size(), 2u);
   sim.Corrupt(layout.streams().Slot("queue", 0) + "/data", 50, 1);
   Expect(RunFsck(sim, "/root", {}), kLostAndErrors, "F012", "log/queue/00000000.seg");
+}
+
+// ---- repair ----
+
+RepairReport Repair(TestRoot& root) {
+  RepairOptions o;
+  o.watch_ms = 0;
+  o.orphan_age_ms = 0;
+  return RunRepair(root.fs, root.clock, root.layout.root(), o);
+}
+
+TEST(FsckRootRepair, AStreamOfTheRootCanBeReadAgain) {
+  for (const bool node : {false, true}) {
+    TestRoot root;
+    root.Join(Self("n1", 1));
+    root.Join(Self("n1", 2));
+    root.Say(Op::kRefuse, kNobody, "a");
+    root.Say(Op::kRefuse, "00000000cafe", "b");
+    const std::string path = root.layout.streams().Slot(node ? "node.n1" : "queue", 0);
+    Bytes damaged = Slurp(path);
+    damaged[100] ^= 1;
+    ASSERT_TRUE(root.fs.Unlink(path).ok());
+    Spill(path, damaged);
+    const RepairReport r = Repair(root);
+    EXPECT_EQ(r.exit_status, kFsckCorrected | kFsckDataLost) << Text(r.before) << Text(r.after) << ::testing::PrintToString(r.refusals);
+    EXPECT_EQ(root.Fsck().exit_status, 0) << Text(root.Fsck());
+    Queue queue(root.fs, root.layout, root.uuid);
+    EXPECT_TRUE(queue.Refresh().ok());
+    EXPECT_EQ(queue.jobs().size(), node ? 2u : 1u) << "what the lost slot said was never said";
+    ASSERT_EQ(r.quarantines.size(), 1u);
+    RepairOptions o;
+    o.watch_ms = 0;
+    EXPECT_EQ(RunUndo(root.fs, root.clock, root.layout.root(), BaseName(r.quarantines[0]), o).exit_status, 0);
+    EXPECT_EQ(Slurp(path), damaged);
+  }
+}
+
+TEST(FsckRootRepair, AJobOfTheRootIsMendedInItsOwnDirectory) {
+  TestRoot root;
+  TinyRun job(root.Job(Until::kSamples));
+  root.Say(Op::kSubmit, job.id(), "night");
+  job.Delete(job.SlotPath("stage.00", 2));
+  const RepairReport r = Repair(root);
+  EXPECT_EQ(r.exit_status, kFsckCorrected | kFsckReopened | kFsckDataLost) << Text(r.before) << Text(r.after) << ::testing::PrintToString(r.refusals);
+  ASSERT_EQ(r.quarantines.size(), 1u);
+  EXPECT_TRUE(r.quarantines[0].starts_with(job.dir + "/quarantine/"));
+  EXPECT_EQ(root.Fsck().exit_status, 0) << Text(root.Fsck());
+}
+
+TEST(FsckRootRepair, AQueuedJobIsLeftAloneWhileADaemonLives) {
+  TestRoot root;
+  Incarnation self = Self("n1", 1);
+  const ProcessIdentity process = ThisProcess();
+  self.hostname = process.hostname, self.machine_id = process.machine_id, self.boot_id = process.boot_id;
+  self.pid = process.pid, self.start_ticks = process.start_ticks;
+  root.Join(self);
+  TinyRun job(root.Job(Until::kSamples));
+  root.Say(Op::kSubmit, job.id(), "night");
+  job.Delete(job.SlotPath("stage.00", 2));
+  const RepairReport r = Repair(root);
+  EXPECT_EQ(r.exit_status, kLostAndErrors);
+  EXPECT_FALSE(r.acted);
+  ASSERT_EQ(r.refusals.size(), 1u);
+  EXPECT_THAT(r.refusals[0], HasSubstr("cancel " + job.id()));
+  root.Say(Op::kCancel, job.id());
+  EXPECT_EQ(Repair(root).exit_status, kFsckCorrected | kFsckReopened | kFsckDataLost);
 }
 
 }  // namespace
