@@ -15,7 +15,7 @@ RestartLadder::Decision RestartLadder::OnDeath(DeathCause cause, bool progress) 
       return {true, size_, ""};
     }
   }
-  if (++barren_ >= kDeathsWithoutProgressMax) {
+  if (!progress && ++barren_ >= kDeathsWithoutProgressMax) {
     const std::string advice =
         cause == DeathCause::kOutOfMemory
             ? "one sample on one thread does not fit either: free memory, shorten --seq-len (a new job), or cut the model into more "

@@ -29,6 +29,7 @@ constexpr WorkerSize StepDown(WorkerSize size) {
 enum class DeathCause : uint8_t { kOutOfMemory, kSignal, kCrash };
 
 inline constexpr uint32_t kDeathsWithoutProgressMax = 3;
+inline constexpr const char* kReasonOutOfMemory = "out_of_memory";   // of the claim that follows such a death
 
 class RestartLadder {
  public:

@@ -14,6 +14,7 @@ StageScheduler::StageScheduler(Options options) : options_(std::move(options)) {
 
 bool StageScheduler::OnCutReceived(uint32_t sample, uint64_t tokens, Bytes cut) {
   if (!todo_.contains(sample) || held_.contains(sample)) return false;
+  if (options_.suspects.contains(sample)) return false;   // its turn is far away: it is in packs by then
   if (cut.size() > memory_bytes_free()) return false;
   memory_bytes_ += cut.size();
   held_.emplace(sample, Held{tokens, std::move(cut)});
@@ -25,6 +26,7 @@ void StageScheduler::OnCutCommitted(uint32_t sample) {
 }
 
 void StageScheduler::OnCommitted(uint32_t sample) {
+  if (options_.alone > 0) --options_.alone;
   in_flight_.erase(sample);
   todo_.erase(sample);
   in_packs_.erase(sample);
@@ -34,23 +36,37 @@ void StageScheduler::OnFailed(uint32_t sample) {
   if (in_flight_.erase(sample) > 0) todo_.insert(sample);
 }
 
+bool StageScheduler::Alone() const {
+  return options_.alone > 0 || std::all_of(todo_.begin(), todo_.end(), [this](uint32_t s) { return options_.suspects.contains(s); });
+}
+
+// Suspects wait until nothing else is left.
+bool StageScheduler::Eligible(uint32_t sample) const {
+  return todo_.contains(sample) &&
+         (!options_.suspects.contains(sample) || std::all_of(todo_.begin(), todo_.end(), [this](uint32_t s) { return options_.suspects.contains(s); }));
+}
+
 std::optional<StartSample> StageScheduler::Next() {
-  if (in_flight_.size() >= options_.window || todo_.empty()) return std::nullopt;
-  const auto start = [this](uint32_t sample, InputKind input) {
+  if (todo_.empty()) return std::nullopt;
+  const bool alone = Alone();
+  if (in_flight_.size() >= (alone ? 1 : options_.window)) return std::nullopt;
+  const auto start = [&](uint32_t sample, InputKind input) {
     todo_.erase(sample);
     in_flight_.insert(sample);
-    return StartSample{.sample = sample, .input = input, .cut = {}, .tokens = 0};
+    return StartSample{.sample = sample, .input = input, .cut = {}, .tokens = 0, .alone = alone};
   };
-  if (options_.from_tokens) return start(*todo_.begin(), InputKind::kTokens);
-  if (!held_.empty()) {  // memory first: it is what the bound is about
-    auto node = held_.extract(held_.begin());
+  const auto eligible = [this](uint32_t s) { return Eligible(s); };
+  if (options_.from_tokens) return start(*std::find_if(todo_.begin(), todo_.end(), eligible), InputKind::kTokens);
+  // Memory first: it is what the bound is about.
+  if (const auto held = std::find_if(held_.begin(), held_.end(), [&](const auto& h) { return Eligible(h.first); }); held != held_.end()) {
+    auto node = held_.extract(held);
     memory_bytes_ -= node.mapped().cut.size();
     StartSample s = start(node.key(), InputKind::kMemory);
     s.tokens = node.mapped().tokens;
     s.cut = std::move(node.mapped().cut);
     return s;
   }
-  const auto ready = std::find_if(in_packs_.begin(), in_packs_.end(), [this](uint32_t s) { return todo_.contains(s); });
+  const auto ready = std::find_if(in_packs_.begin(), in_packs_.end(), eligible);
   if (ready == in_packs_.end()) return std::nullopt;
   return start(*ready, InputKind::kPack);
 }

@@ -4,6 +4,8 @@
 // A sample of a stage becomes runnable when its input is at hand: token ids (first stage), a cut that arrived over the edge (held in
 // memory, bounded), or a cut that the upstream stage committed (read from packs by whoever computes). At most `window` samples are in
 // flight: started and not yet committed. Order is free; the lowest runnable sample goes first so that a run looks orderly.
+// Samples that may have ended a worker are computed alone, so that the next death has one cause: the first few of a life that follows such a
+// death (`alone`), and suspects, which come last.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +25,7 @@ struct StartSample {
   InputKind input = InputKind::kTokens;
   Bytes cut;            // kMemory: the raw hidden states
   uint64_t tokens = 0;  // kMemory
+  bool alone = false;   // nothing else is in flight: to be announced before it is computed
 };
 
 class StageScheduler {
@@ -32,6 +35,8 @@ class StageScheduler {
     bool from_tokens = false;         // first stage
     uint32_t window = 2;
     uint64_t memory_bytes_max = 0;    // of cuts held in memory
+    uint32_t alone = 0;               // so many are to be committed one at a time first
+    std::set<uint32_t> suspects;      // last and one at a time
   };
   explicit StageScheduler(Options options);
 
@@ -56,6 +61,8 @@ class StageScheduler {
     uint64_t tokens;
     Bytes cut;
   };
+  bool Alone() const;                            // what starts next starts alone
+  bool Eligible(uint32_t sample) const;
   Options options_;
   std::set<uint32_t> todo_, in_flight_, in_packs_;
   std::map<uint32_t, Held> held_;

@@ -18,7 +18,7 @@ namespace holdfast {
 namespace {
 
 // Adjusts how readily the kernel kills a worker instead of its supervisor when memory runs out.
-constexpr char kWorkerOomScoreAdj[] = "600";
+constexpr char kWorkerOomScoreAdj[] = "1000";   // less, and in a tight cgroup a small merge weighs less than the files that its supervisor maps
 constexpr char kDaemonOomScoreAdj[] = "-900";
 
 std::string ReadText(const std::string& path) {

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "daemon/node/process.h"
 #include "daemon/transport/sockets.h"
@@ -24,6 +25,8 @@ struct Child {
   uint64_t kill_at_ns = 0;              // when stopping
   std::optional<WorkerReport> failure;  // its last words
   bool told_pause = false;              // what it was last told
+  std::optional<ChildEnd> ended;        // reaped, its last words not heard yet
+  uint64_t ended_ns = 0;
   pid_t pid() const { return static_cast<pid_t>(task.view.pid); }
 };
 
@@ -166,7 +169,7 @@ void Supervisor::Impl::Restart(Child* c, const ChildEnd& end, const std::string&
     how += " one step smaller: " + std::to_string(d.size.window) + " samples in flight, " + std::to_string(d.size.threads) + " threads";
   }
   Say(*c, death + "; " + how);
-  const Status started = Launch(c, oom ? "out_of_memory" : c->task.view.last_death);
+  const Status started = Launch(c, oom ? kReasonOutOfMemory : c->task.view.last_death);
   if (!started.ok()) End(c, TaskState::kGaveUp, started.error());
 }
 
@@ -174,17 +177,23 @@ void Supervisor::Impl::Ask(Child* c) {
   if (c->task.stopping || c->task.view.pid == 0) return;
   c->task.stopping = true;
   c->kill_at_ns = clock.MonotonicNs() + options.drain_ms_max * 1'000'000;
-  ::kill(c->pid(), SIGTERM);
+  if (!c->ended) ::kill(c->pid(), SIGTERM);
 }
 
 void Supervisor::Impl::Reap() {
   for (auto& [key, c] : children) {
     if (c.task.view.pid == 0) continue;
-    if (c.task.stopping && clock.MonotonicNs() > c.kill_at_ns) ::kill(c.pid(), SIGKILL);
-    if (const auto end = ReapChild(c.pid())) {
-      DrainReports();  // its last words may lie in the socket
-      OnEnd(&c, *end);
+    if (!c.ended) {
+      if (c.task.stopping && clock.MonotonicNs() > c.kill_at_ns) ::kill(c.pid(), SIGKILL);
+      c.ended = ReapChild(c.pid());
+      c.ended_ns = clock.MonotonicNs();
     }
+    if (!c.ended) continue;
+    DrainReports();
+    // Who ends by itself for a reason says it; on a busy machine the kernel tells of the end before the socket has the words.
+    const bool speaks = c.ended->exited && c.ended->code != kExitDone && c.ended->code != kExitOutOfMemory && c.ended->code != 127;
+    if (speaks && !c.failure && clock.MonotonicNs() - c.ended_ns < options.last_words_ms * 1'000'000) continue;
+    OnEnd(&c, *std::exchange(c.ended, std::nullopt));
   }
 }
 
@@ -202,7 +211,7 @@ Result<std::unique_ptr<Supervisor>> Supervisor::Make(const Clock& clock, Options
 
 Supervisor::~Supervisor() {
   for (auto& [key, c] : impl_->children) {
-    if (c.task.view.pid != 0) ::kill(c.pid(), SIGKILL);
+    if (c.task.view.pid != 0 && !c.ended) ::kill(c.pid(), SIGKILL);
   }
   while (impl_->AnyRunning()) {
     for (auto& [key, c] : impl_->children) c.task.stopping = true;

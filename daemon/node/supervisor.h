@@ -80,6 +80,7 @@ class Supervisor {
     Nonce incarnation;
     std::string edge_listen, keys_dir;      // as in WorkerArgs
     bool renaming = false;
+    uint64_t last_words_ms = kLastWordsMs;   // how long after its end the reason of a child may still be on its way
     uint64_t drain_ms_max = 28000;   // how long a child may take to finish its commit after it was asked to stop
     std::function<void(const Task&, const std::string& text)> on_event;   // one line per state transition (a death, a restart)
   };

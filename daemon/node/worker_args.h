@@ -31,6 +31,7 @@ struct WorkerArgs {
   static Result<WorkerArgs> Decode(const std::string& text);
 };
 
+inline constexpr uint32_t kLastWordsMs = 5000;   // how long a child's reason may be on its way after its end: it lingers, its supervisor waits
 std::string ControlEndpoint(const Nonce& supervisor);
 std::string EdgeEndpoint(const Nonce& worker);
 

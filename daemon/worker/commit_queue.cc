@@ -32,6 +32,17 @@ Status CommitQueue::Step(std::optional<ComputedSample> next, Look look) {
   return CommitReady();
 }
 
+Status CommitQueue::Announce(uint32_t sample) {
+  PhaseBegin b;
+  b.phase = "sample";
+  b.sample = sample;
+  b.window = b.threads = 1;
+  const RecordKey key{.cls = RecordClass::kPhase, .stage = options_.stage.value, .a = static_cast<uint32_t>('s'), .b = sample};
+  HOLDFAST_TRY(options_.writer->Append({MakeControl(key, b.ToJson())}));
+  options_.on_event(SampleAnnounced{sample});
+  return OkStatus();
+}
+
 Status CommitQueue::Prepare(ComputedSample sample) {
   if (sample.hidden != nullptr) {
     PackWriter packs(*options_.fs, options_.state->layout(), options_.incarnation, RunLayout::StageStream(options_.stage));

@@ -24,12 +24,13 @@ struct ComputedSample {
   std::shared_ptr<const Bytes> hidden;          // null when no cut is kept; shared with the data edge
 };
 
+struct SampleAnnounced { uint32_t sample; };                // that it is being computed alone is durable
 struct SampleCommitted { uint32_t sample; };                // durable
 struct UpstreamCommitted { std::map<uint32_t, Cut> cuts; };  // by the upstream stage
 struct SampleRedo { uint32_t sample; };                     // was computed from a cut that upstream then committed otherwise
 struct ConsumerFound { Incarnation consumer; };             // who takes our cuts now
 struct PacksWritten { uint64_t bytes; };
-using CommitEvent = std::variant<SampleCommitted, UpstreamCommitted, SampleRedo, ConsumerFound, PacksWritten>;
+using CommitEvent = std::variant<SampleAnnounced, SampleCommitted, UpstreamCommitted, SampleRedo, ConsumerFound, PacksWritten>;
 
 class CommitQueue {
  public:
@@ -49,6 +50,8 @@ class CommitQueue {
   enum class Look : uint8_t { kWhenDue, kNow };  // into the ledger
   // Takes in `next`, if there is one, looks into the ledger, and appends what can be. An error is permanent: the stage must stop.
   Status Step(std::optional<ComputedSample> next, Look look);
+  // Says in the ledger that this sample is computed alone from now on: should it end this process, the next one knows.
+  Status Announce(uint32_t sample);
   // How long to wait for the next step when nothing happens meanwhile.
   uint64_t PollNs() const;
   size_t waiting() const { return prepared_.size(); }

@@ -27,6 +27,14 @@ void Committer::Submit(ComputedSample sample) {
   wake_.notify_all();
 }
 
+void Committer::Announce(uint32_t sample) {
+  {
+    std::lock_guard lock(mutex_);
+    to_announce_.push_back(sample);
+  }
+  wake_.notify_all();
+}
+
 void Committer::PollUpstreamSoon() {
   {
     std::lock_guard lock(mutex_);
@@ -53,6 +61,7 @@ void Committer::Stop() {
 Committer::Events Committer::TakeEvents() {
   std::lock_guard lock(mutex_);
   Events out = events_;
+  events_.announced.clear();
   events_.committed.clear();
   events_.upstream.clear();
   events_.redo.clear();
@@ -69,7 +78,7 @@ void Committer::Loop() {
       stop_ = true;
     }
     std::unique_lock lock(mutex_);
-    wake_.wait_for(lock, std::chrono::nanoseconds(queue_.PollNs()), [this] { return stop_ || look_ || !submitted_.empty(); });
+    wake_.wait_for(lock, std::chrono::nanoseconds(queue_.PollNs()), [this] { return stop_ || look_ || !submitted_.empty() || !to_announce_.empty(); });
     if (stop_) break;
   }
   notify_();
@@ -79,15 +88,18 @@ void Committer::Loop() {
 Status Committer::Step() {
   for (;;) {
     std::optional<ComputedSample> next;
+    std::deque<uint32_t> announce;
     bool asked = false;
     {
       std::lock_guard lock(mutex_);
       asked = std::exchange(look_, false);
+      announce = std::exchange(to_announce_, {});
       if (!submitted_.empty()) {
         next = std::move(submitted_.front());
         submitted_.pop_front();
       }
     }
+    for (const uint32_t sample : announce) HOLDFAST_TRY(queue_.Announce(sample));
     const bool more = next.has_value();
     HOLDFAST_TRY(queue_.Step(std::move(next), asked ? CommitQueue::Look::kNow : CommitQueue::Look::kWhenDue));
     if (!more) return OkStatus();
@@ -106,6 +118,7 @@ void Committer::OnEvent(CommitEvent event) {
   wake_.notify_all();
 }
 
+void Committer::Note(SampleAnnounced e) { events_.announced.push_back(e.sample); }
 void Committer::Note(SampleCommitted e) {
   events_.committed.push_back(e.sample);
   --open_;

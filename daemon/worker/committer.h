@@ -23,6 +23,7 @@ class Committer {
   ~Committer();                                 // stops and joins
 
   void Submit(ComputedSample sample);
+  void Announce(uint32_t sample);               // see CommitQueue
   void PollUpstreamSoon();                      // a hint arrived
   // Waits until all submitted samples are durable, failed, or `timeout_ms` is over. true: all durable.
   bool Flush(uint64_t timeout_ms);
@@ -30,7 +31,7 @@ class Committer {
 
   // What happened since the last call.
   struct Events {
-    std::vector<uint32_t> committed;
+    std::vector<uint32_t> announced, committed;
     std::vector<std::pair<uint32_t, Cut>> upstream;  // cuts that the upstream stage has committed
     std::vector<uint32_t> redo;                      // were computed from a cut that upstream then committed otherwise
     std::optional<Incarnation> consumer;             // who takes our cuts now, when that changed
@@ -43,6 +44,7 @@ class Committer {
   void Loop();
   Status Step();                                // one round of the loop, outside the lock where it does I/O
   void OnEvent(CommitEvent event);
+  void Note(SampleAnnounced e);
   void Note(SampleCommitted e);
   void Note(UpstreamCommitted e);
   void Note(SampleRedo e);
@@ -53,6 +55,7 @@ class Committer {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<ComputedSample> submitted_;        // guarded by mutex_
+  std::deque<uint32_t> to_announce_;            // guarded by mutex_
   Events events_;                               // guarded by mutex_
   size_t open_ = 0;                             // guarded by mutex_: submitted and not yet durable
   bool stop_ = false, look_ = false;            // guarded by mutex_

@@ -109,7 +109,7 @@ Status Run(const WorkerArgs& args) {
   FileSystem& fs = args.renaming ? *renaming : static_cast<FileSystem&>(posix);
   RealClock clock;
   Context context;
-  HOLDFAST_ASSIGN(const auto control, Socket::Open(context, Socket::Kind::kDealer, ControlEndpoint(args.supervisor), kControlBytesMax, 500));
+  HOLDFAST_ASSIGN(const auto control, Socket::Open(context, Socket::Kind::kDealer, ControlEndpoint(args.supervisor), kControlBytesMax, kLastWordsMs));
   try {
     return MergeJob(fs, clock, args, *control).Run();
   } catch (const std::bad_alloc&) {

@@ -15,6 +15,7 @@
 #include "daemon/transport/cut_edge.h"
 #include "daemon/worker/committer.h"
 #include "daemon/worker/compute_pool.h"
+#include "daemon/worker/poison.h"
 #include "daemon/worker/todo.h"
 #include "export/format/safetensors.h"
 #include "export/shard/evict.h"
@@ -103,7 +104,7 @@ struct StageWorker::Impl {
   Status Begin(const char* phase, uint64_t planned_bytes);
   Status Calibrate();
   Status Load(std::unique_ptr<LayerRangeRunner>* runner);
-  Status Loop(LayerRangeRunner& runner, const Todo& todo);
+  Status Loop(LayerRangeRunner& runner, const Todo& todo, const Caution& caution);
   Result<ComputedSample> Compute(LayerRangeRunner& runner, const StartSample& start, const std::optional<Cut>& cut);
   Status Retarget(const Incarnation& consumer, uint64_t cut_bytes, std::unique_ptr<CutSender>* sender);
   Status Evict();
@@ -111,7 +112,7 @@ struct StageWorker::Impl {
 };
 
 Status StageWorker::Impl::Run() {
-  HOLDFAST_ASSIGN(control, Socket::Open(context, Socket::Kind::kDealer, ControlEndpoint(args.supervisor), kControlBytesMax, 500));
+  HOLDFAST_ASSIGN(control, Socket::Open(context, Socket::Kind::kDealer, ControlEndpoint(args.supervisor), kControlBytesMax, kLastWordsMs));
   report.stage = args.stage;
   report.attempt = args.attempt;
   EnterPhase("start");
@@ -252,11 +253,17 @@ Status StageWorker::Impl::Calibrate() {
   const Todo todo = TodoOf(state, stage);
   report.samples_done = state.job().samples - todo.samples.size();
   if (todo.samples.empty()) return OkStatus();
+  const StageState& known = state.stages().at(stage.stage);
+  const Caution caution = CautionFor(known, args.reason, args.size, todo.samples);
+  if (const Status poison = CheckPoison(known, caution, todo.samples); !poison.ok()) {
+    HOLDFAST_TRY(writer->ReleaseStream(kReleasePoison));   // whoever resumes it begins its tries anew
+    return poison;
+  }
   HOLDFAST_TRY(CheckSource());
   std::unique_ptr<LayerRangeRunner> runner;
   HOLDFAST_TRY(Load(&runner));
   HOLDFAST_TRY(Begin("calibrate", 0));
-  return Loop(*runner, todo);
+  return Loop(*runner, todo, caution);
 }
 
 Status StageWorker::Impl::Load(std::unique_ptr<LayerRangeRunner>* runner) {
@@ -288,6 +295,7 @@ Status StageWorker::Impl::Load(std::unique_ptr<LayerRangeRunner>* runner) {
 
 Result<ComputedSample> StageWorker::Impl::Compute(LayerRangeRunner& runner, const StartSample& start, const std::optional<Cut>& cut) {
   const auto output = stage.last_layer == state.plan().layers ? LayerRangeRunner::Output::kNone : LayerRangeRunner::Output::kHidden;
+  HOLDFAST_TRY(FailPoint("compute.sample", std::to_string(start.sample)));
   ComputedSample done;
   SampleRecord& r = done.record;
   r.sample = start.sample;
@@ -318,11 +326,11 @@ Result<ComputedSample> StageWorker::Impl::Compute(LayerRangeRunner& runner, cons
   return done;
 }
 
-Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo) {
+Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo, const Caution& caution) {
   const uint64_t cut_bytes = static_cast<uint64_t>(state.job().seq_len) * state.plan().hidden_size * 2;
   const bool from_tokens = stage.first_layer == 0;
   StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = args.size.window,
-                            .memory_bytes_max = args.size.window * cut_bytes});
+                            .memory_bytes_max = args.size.window * cut_bytes, .alone = caution.alone, .suspects = caution.suspects});
   const bool last = stage.last_layer == state.plan().layers;
   std::unique_ptr<CutReceiver> receiver;
   std::unique_ptr<CutSender> sender;           // once the ledger says who takes our cuts
@@ -337,6 +345,7 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo) {
                       [this] { Wake(); });
   ComputePool pool(std::min(args.size.threads, args.size.window));
 
+  std::function<void()> announced;             // waits for its announcement to be durable
   uint64_t drain_deadline = 0;
   while (!scheduler.done()) {
     if (Stopping() && drain_deadline == 0) drain_deadline = clock.MonotonicNs() + kDrainMs * 1'000'000;
@@ -348,14 +357,22 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo) {
       if (!start) break;
       std::optional<Cut> cut;
       if (start->input == InputKind::kPack) cut = packs.at(start->sample);
-      pool.Submit([this, &runner, work = std::make_shared<StartSample>(std::move(*start)), cut] {
+      auto work = std::make_shared<StartSample>(std::move(*start));
+      const auto compute = [this, &runner, work, cut] {
         Computed c{.sample = work->sample, .held_bytes = work->cut.size(), .result = Compute(runner, *work, cut)};
         {
           std::lock_guard lock(computed_mutex);
           computed.push_back(std::move(c));
         }
         Wake();
-      });
+      };
+      if (!work->alone) {
+        pool.Submit(compute);
+      } else {
+        announced = compute;
+        Report(/*force=*/true);                // what is done by now must be known if this one ends us
+        committer.Announce(work->sample);
+      }
     }
     Report();
     std::vector<Socket*> sockets = {control.get()};
@@ -379,11 +396,13 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo) {
     }
     const Committer::Events events = committer.TakeEvents();
     report.bytes_written = events.bytes_written;
+    if (!events.announced.empty()) pool.Submit(std::exchange(announced, nullptr));
     for (uint32_t sample : events.committed) {
       scheduler.OnCommitted(sample);
       if (sender != nullptr) sender->Committed(sample);
       ++report.samples_done;
     }
+    if (!events.committed.empty()) Report(/*force=*/true);   // the supervisor judges deaths by it
     for (const auto& [sample, cut] : events.upstream) {
       packs.emplace(sample, cut);
       scheduler.OnCutCommitted(sample);

@@ -18,9 +18,9 @@ struct Armed {
   std::atomic<long> left{1};
 };
 
-std::list<Armed> Parse(const char* text) {
+std::list<Armed> Parse(const char* first_life, const char* every_life) {
   std::list<Armed> all;
-  std::string rest = text == nullptr ? "" : text;
+  std::string rest = std::string(first_life == nullptr ? "" : first_life) + ";" + (every_life == nullptr ? "" : every_life);
   while (!rest.empty()) {
     const size_t semi = rest.find(';');
     std::string one = rest.substr(0, semi);
@@ -48,7 +48,7 @@ std::list<Armed> Parse(const char* text) {
 }  // namespace
 
 Status FailPoint(std::string_view point, std::string_view subject) {
-  static std::list<Armed> armed = Parse(std::getenv("HOLDFAST_FAIL"));
+  static std::list<Armed> armed = Parse(std::getenv("HOLDFAST_FAIL"), std::getenv("HOLDFAST_FAIL_ALWAYS"));
   for (Armed& a : armed) {
     if (a.point != point || (!a.subject.empty() && a.subject != subject)) continue;
     if (a.left.fetch_sub(1) != 1) continue;

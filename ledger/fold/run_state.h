@@ -19,11 +19,22 @@
 
 namespace holdfast {
 
+// What the lives of a stage's workers left behind about samples that may end them. A sample that is tried alone is announced first.
+struct Suspicion {
+  struct Life {
+    bool calibrating = false, progress = false, released = false;
+  };
+  Life before, now;                             // the life before the latest claim, and since
+  uint32_t barren = 0;                          // lives in a row before the latest claim that began to calibrate and committed nothing
+  std::map<uint32_t, uint32_t> tries;           // by sample: announced in so many lives. Forgotten after a release that blames one
+};
+
 struct StageState {
   StageId stage;
   StreamState stream;                           // as of the last Refresh
   std::vector<Claim> claims;                    // every claim in order, to count restarts and their reasons
   std::optional<PhaseBegin> phase;              // the latest
+  Suspicion suspicion;
   std::optional<SealRecord> seal;               // while everything that it sealed is still there (R6)
   uint64_t last_wall_ns = 0;
 };
@@ -113,6 +124,7 @@ class RunState {
   Status RefreshStream(const std::string& stream);
   Status CheckTokens();
   Status Fold(const Origin& origin, const Record& record);   // one record; errors: it does not decode
+  void NoteProgress(const Origin& origin);
   Status FoldStage(const Origin& origin, const Record& record);
   Status FoldResult(const Origin& origin, const Record& record);
   Status FoldMerge(const Origin& origin, const Record& record);

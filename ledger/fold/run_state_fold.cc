@@ -80,6 +80,7 @@ Status RunState::Fold(const Origin& origin, const Record& record) {
     }
     case RecordClass::kClaim:
     case RecordClass::kPhase:
+    case RecordClass::kRelease:
     case RecordClass::kSeal: return origin.order == kNoStage ? OkStatus() : FoldStage(origin, record);
     case RecordClass::kSource:
     case RecordClass::kLayer: return FoldResult(origin, record);
@@ -105,8 +106,18 @@ Status RunState::FoldStage(const Origin& origin, const Record& record) {
   if (record.key.cls == RecordClass::kClaim) {
     HOLDFAST_ASSIGN(Claim claim, Parse<Claim>(record));
     if (state.claims.empty() || state.claims.back().epoch < claim.epoch) state.claims.push_back(std::move(claim));
+    Suspicion& s = state.suspicion;
+    s.before = std::exchange(s.now, {});
+    s.barren = s.before.calibrating && !s.before.progress && !s.before.released ? s.barren + 1 : 0;
   } else if (record.key.cls == RecordClass::kPhase) {
-    HOLDFAST_ASSIGN(state.phase, Parse<PhaseBegin>(record));
+    HOLDFAST_ASSIGN(PhaseBegin phase, Parse<PhaseBegin>(record));
+    if (phase.phase == "calibrate") state.suspicion.now.calibrating = true;
+    if (phase.sample) ++state.suspicion.tries[*phase.sample];
+    else state.phase = std::move(phase);
+  } else if (record.key.cls == RecordClass::kRelease) {
+    HOLDFAST_ASSIGN(const Release release, Parse<Release>(record));
+    state.suspicion.now.released = true;
+    if (release.reason == kReleasePoison) state.suspicion.tries.clear();
   } else {
     HOLDFAST_ASSIGN(SealRecord seal, Parse<SealRecord>(record));
     Add(&said_seals_, stage, origin, std::move(seal), false);
@@ -125,6 +136,7 @@ Status RunState::FoldResult(const Origin& origin, const Record& record) {
     HOLDFAST_ASSIGN(LayerRecord layer, Parse<LayerRecord>(record));
     if (layer.unit != record.key.a) return Corrupt("layer record: its unit differs from its key's");
     Add(&layers_, record.key.a, origin, std::move(layer), true);
+    NoteProgress(origin);
   }
   return OkStatus();
 }
@@ -145,7 +157,12 @@ Status RunState::FoldSample(Origin origin, const Record& record) {
   origin.key = control.key;
   const uint32_t number = sample.sample;
   Add(&samples_, number, origin, std::move(sample), true);
+  NoteProgress(origin);
   return OkStatus();
+}
+
+void RunState::NoteProgress(const Origin& origin) {
+  if (origin.order != kNoStage) stages_[StageId(static_cast<uint16_t>(origin.order))].suspicion.now.progress = true;
 }
 
 Status RunState::FoldMerge(const Origin& origin, const Record& record) {

@@ -28,7 +28,9 @@ std::string RenderSealedText(const std::string& first_line, const SealedText& t)
 }
 
 Result<SealedText> ParseSealedText(const std::string& first_line, const std::string& text, const std::string& path) {
-  if (text.rfind(first_line + "\n", 0) != 0) return Corrupt(path + ": does not begin with \"" + first_line + "\"");
+  if (text.rfind(first_line + "\n", 0) != 0) {
+    return Corrupt(path + ": does not begin with \"" + first_line + "\": another program's file, or damaged; `jobctl fsck " + DirName(path) + "` says more");
+  }
   const size_t end = text.rfind("crc32c ");
   if (end == std::string::npos || text.substr(end) != ChecksumLine(text.substr(0, end))) {
     return Corrupt(path + ": its checksum line does not fit; restore the file from a backup (it never changes after the first start)");

@@ -62,12 +62,16 @@ Result<Release> Release::FromJson(const Json& j) {
 }
 
 Json PhaseBegin::ToJson() const {
-  return {{"phase", phase}, {"attempt", attempt}, {"window", window}, {"threads", threads}, {"planned_bytes", planned_bytes}, {"available_bytes", available_bytes}};
+  Json j{{"phase", phase}, {"attempt", attempt}, {"window", window}, {"threads", threads}, {"planned_bytes", planned_bytes}, {"available_bytes", available_bytes}};
+  if (sample) j["sample"] = *sample;
+  return j;
 }
 Result<PhaseBegin> PhaseBegin::FromJson(const Json& j) {
   PhaseBegin p;
+  uint32_t sample = 0;
   HOLDFAST_TRY(Fields(j, "phase record").Get("phase", &p.phase).Get("attempt", &p.attempt).Get("window", &p.window)
-      .Get("threads", &p.threads).Get("planned_bytes", &p.planned_bytes).Get("available_bytes", &p.available_bytes).status());
+      .Get("threads", &p.threads).Get("planned_bytes", &p.planned_bytes).Get("available_bytes", &p.available_bytes).Optional("sample", &sample).status());
+  if (j.contains("sample")) p.sample = sample;
   return p;
 }
 

@@ -205,18 +205,21 @@ struct Claim {               // C, a = epoch
   static Result<Claim> FromJson(const Json& j);
 };
 
+inline constexpr const char* kReleasePoison = "poison";   // a sample ended worker after worker
+
 struct Release {             // R, a = epoch
   uint64_t epoch = 0;
-  std::string reason;        // "done", "drain", "no_space", ...
+  std::string reason;        // "done", "drain", kReleasePoison, ...
   Json ToJson() const;
   static Result<Release> FromJson(const Json& j);
 };
 
 struct PhaseBegin {          // B, a = phase, b = attempt
-  std::string phase;         // "load", "calibrate", "evict", "merge"
+  std::string phase;         // "load", "calibrate", "evict", "merge"; "sample": this one is computed alone, as it may have ended a worker
   uint32_t attempt = 0;
   uint32_t window = 0, threads = 0;
   uint64_t planned_bytes = 0, available_bytes = 0;
+  std::optional<uint32_t> sample;   // with "sample"
   Json ToJson() const;
   static Result<PhaseBegin> FromJson(const Json& j);
 };

@@ -6,8 +6,10 @@
   kill_test.py random [N [SEED]] N kills at random instants, of a worker or of jobctl, as often as needed to finish
   kill_test.py orphans           workers die with their jobctl
   kill_test.py drain             SIGTERM: exit 75 within 30 s, resumable
+  kill_test.py poison            one sample ends every worker that computes it: the others are done, it is called by its name
   kill_test.py replan            threads, stages and memory change between attempts, bytes do not
 """
+import json
 import os
 import random
 import signal
@@ -120,6 +122,22 @@ def drain():
     print("kill_test drain: SIGTERM and SIGINT end with 75 and resume to the same bytes")
 
 
+def poison():
+    with h.Workspace("poison") as w:
+        w.make_golden()
+        for i, (sample, extra) in enumerate([(0, []), (5, []), (3, STAGES), (7, ["--threads", "1"])]):
+            name = f"x{i}"
+            p = h.run(w.args(name, *extra), env={"HOLDFAST_FAIL_ALWAYS": f"compute.sample@{sample}=kill"})
+            assert p.returncode in (1, 2), f"sample {sample}: exit {p.returncode}\n{p.stderr[-2000:]}"
+            assert f"sample {sample} of the calibration set" in p.stderr, f"sample {sample} is not named:\n{p.stderr[-2000:]}"
+            stages = json.loads(h.run([h.JOBCTL, "status", w.path(name) + ".run", "--json"], check=0).stdout)["stages"]
+            assert stages[0]["samples_done"] == 7, f"sample {sample} took others with it: {stages}"
+            h.run([h.JOBCTL, "resume", w.path(name) + ".run"], check=0)     # where it does not die it is done
+            w.assert_golden(name)
+            w.fsck(name)
+    print("kill_test poison: four poison samples called by their names, all others done, resumed to the same bytes")
+
+
 def replan():
     attempts = [["--stages", "3", "--threads", "1"], ["--threads", "4"], ["--shard-layers", "1,3"], ["--stages", "1", "--threads", "2"]]
     with h.Workspace("replan") as w:
@@ -142,7 +160,7 @@ if __name__ == "__main__":
         points()
     elif what == "random":
         random_kills(int(sys.argv[2]) if len(sys.argv) > 2 else 12, int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().randrange(1 << 30))
-    elif what in ("orphans", "drain", "replan"):
-        {"orphans": orphans, "drain": drain, "replan": replan}[what]()
+    elif what in ("orphans", "drain", "poison", "replan"):
+        {"orphans": orphans, "drain": drain, "poison": poison, "replan": replan}[what]()
     else:
         sys.exit(__doc__)

@@ -1,13 +1,20 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A real OOM kill: the whole run in a memory cgroup that is too small for several samples in flight.
+"""Real OOM kills.
 
-The kernel must kill a worker (not jobctl), the supervisor must call it by its name, restart one step smaller, and the bytes must be
-those of the undisturbed run. Needs root and a writable cgroup v1 memory controller (or v2); exit 77 = skipped, where there is none.
+  memory_test.py window   the whole run in a memory cgroup that is too small for several samples in flight
+  memory_test.py phases   in each of load, calibrate, evict and merge the memory is gone all of a sudden; once for one life, once for good
+
+The kernel must kill a worker (not jobctl), the supervisor must call it by its name and restart one step smaller, or stop with advice where that
+does not help; the bytes must be those of the undisturbed run. Needs root and a writable cgroup v1 memory controller (or v2); exit 77 = skipped, where
+there is none.
 """
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import harness as h
 
@@ -41,13 +48,7 @@ def make_group(limit):
         return None
 
 
-def peak_of(args):
-    """Largest resident size of a run's processes, from the worker's own accounting in the report."""
-    p = h.run(args, check=0)
-    return p
-
-
-def main():
+def window():
     with h.Workspace("memory", layers=4, hidden=256, ffn=1024, heads=8, kv=4, vocab=512) as w:
         # Long sequences: attention scores make samples in flight expensive beside the small weights.
         h.make_tokens(w.calib, samples=12, length=2048, vocab=512)
@@ -86,5 +87,109 @@ def main():
         raise AssertionError("no limit led to an OOM kill and a finish")
 
 
+class Group:
+    """A memory cgroup without a limit at first."""
+
+    def __init__(self):
+        self.path = make_group(1 << 40)
+        self.v1 = self.path is not None and self.path.startswith(V1)
+        self.limit_file = "memory.limit_in_bytes" if self.v1 else "memory.max"
+
+    def anonymous(self):
+        with open(f"{self.path}/memory.stat") as f:
+            fields = dict(line.split() for line in f)
+        return int(fields["total_rss" if self.v1 else "anon"])
+
+    def limit(self, value):
+        try:
+            with open(f"{self.path}/{self.limit_file}", "w") as f:
+                f.write(str(value))
+            return True
+        except OSError:      # v1: what is in use cannot be reclaimed down to that
+            return False
+
+    def squeeze(self, room):
+        """So little more than what is in use now."""
+        for extra in range(64):
+            if self.limit(self.anonymous() + room + (extra << 20)):
+                return
+        raise AssertionError("the limit cannot be lowered")
+
+    def remove(self):
+        for _ in range(100):
+            try:
+                return os.rmdir(self.path)
+            except OSError:
+                time.sleep(0.05)
+
+
+def paused_child(p):
+    return next((c for c in h.children(p.pid) if h.state(c) == "T"), None)
+
+
+def starve(w, group, name, point, squeezes, extra=()):
+    """Runs the job; each life of a worker stops at `point`, where its memory is taken away for the first so many lives."""
+    args = w.args(name, "--threads", "2", "--seq-len", "1024", "--memory", "64G", *extra)
+    p = subprocess.Popen(["/bin/sh", "-c", f'echo $$ > {group.path}/cgroup.procs && exec "$@"', "sh", *args], stdout=subprocess.DEVNULL,
+                         stderr=subprocess.PIPE, text=True, env={**os.environ, "HOLDFAST_FAIL_ALWAYS": f"{point}=pause"})
+    said = []
+    reader = threading.Thread(target=lambda: said.append(p.stderr.read()), daemon=True)
+    reader.start()
+    lives, deadline = 0, time.monotonic() + 250
+    while p.poll() is None:
+        assert time.monotonic() < deadline, f"{point}: does not end after {lives} lives"
+        child = paused_child(p)
+        if child is None:
+            time.sleep(0.02)
+            continue
+        if lives < squeezes:
+            group.squeeze(512 << 10)
+        starved = lives < squeezes
+        lives += 1
+        h.kill(child, signal.SIGCONT)
+        while starved and h.state(child) not in "ZX":
+            time.sleep(0.01)
+        group.limit(1 << 40)     # the next life begins with enough
+        while h.state(child) == "T":
+            time.sleep(0.01)
+    reader.join()
+    group.limit(1 << 40)
+    return p.returncode, said[0], lives
+
+
+def phases():
+    kills = 0
+    with h.Workspace("phases", layers=2, hidden=512, ffn=2048, heads=8, kv=4, vocab=512) as w:
+        h.make_tokens(w.calib, samples=4, length=1024, vocab=512)
+        w.make_golden("--threads", "1", "--seq-len", "1024")
+        group = Group()
+        if group.path is None:
+            print("SKIPPED: no writable memory cgroup")
+            return 77
+        try:
+            for phase, point in (("load", "phase.load@stage.00"), ("calibrate", "phase.calibrate@stage.00"), ("evict", "phase.evict@stage.00"), ("merge", "merge.begun")):
+                status, said, lives = starve(w, group, f"once-{phase}", point, 1)
+                assert status == 0 and lives >= 2, f"{phase}, once: exit {status} after {lives} lives\n{said[-3000:]}"
+                assert said.count("(out of memory") == 1, f"{phase}, once: {said[-3000:]}"
+                w.assert_golden(f"once-{phase}")
+                w.fsck(f"once-{phase}")
+                kills += 1
+                status, said, lives = starve(w, group, f"always-{phase}", point, 1000)
+                assert status == 1, f"{phase}, always: exit {status}\n{said[-3000:]}"
+                assert said.count("(out of memory") >= 2 and "memory" in said.splitlines()[-1], f"{phase}, always: {said[-3000:]}"
+                kills += lives
+                h.run(w.args(f"always-{phase}", "--threads", "1", "--seq-len", "1024"), check=0)    # where there is memory it finishes
+                w.assert_golden(f"always-{phase}")
+                w.fsck(f"always-{phase}")
+                print(f"{phase}: one OOM kill survived; {lives} in a row led to advice", flush=True)
+        finally:
+            group.remove()
+    print(f"memory_test phases: {kills} OOM kills in load, calibrate, evict and merge; finished or stopped with advice, same bytes")
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    what = sys.argv[1] if len(sys.argv) > 1 else ""
+    if what not in ("window", "phases"):
+        sys.exit(__doc__)
+    sys.exit(window() if what == "window" else phases())

@@ -65,6 +65,44 @@ TEST(StageScheduler, FailedSampleComesBack) {
   EXPECT_TRUE(s.done());
 }
 
+TEST(StageScheduler, TheFirstFewAreAloneAfterADeath) {
+  StageScheduler s({.todo = Range(5), .from_tokens = true, .window = 3, .memory_bytes_max = 0, .alone = 2, .suspects = {}});
+  for (uint32_t i = 0; i < 2; ++i) {
+    const auto start = s.Next();
+    ASSERT_TRUE(start.has_value());
+    EXPECT_TRUE(start->alone);
+    EXPECT_FALSE(s.Next().has_value());
+    s.OnCommitted(start->sample);
+  }
+  for (uint32_t i = 0; i < 3; ++i) {
+    const auto start = s.Next();
+    ASSERT_TRUE(start.has_value());
+    EXPECT_FALSE(start->alone);
+  }
+}
+
+TEST(StageScheduler, SuspectsComeLastAndAlone) {
+  StageScheduler s({.todo = Range(4), .from_tokens = false, .window = 4, .memory_bytes_max = 100, .alone = 0, .suspects = {0, 2}});
+  for (uint32_t i = 0; i < 4; ++i) s.OnCutCommitted(i);
+  EXPECT_FALSE(s.OnCutReceived(0, 1, Bytes(10)));   // it would only lie there
+  EXPECT_TRUE(s.OnCutReceived(3, 1, Bytes(10)));
+  EXPECT_EQ(s.Next()->sample, 3u);
+  EXPECT_EQ(s.Next()->sample, 1u);
+  EXPECT_FALSE(s.Next().has_value());
+  s.OnCommitted(1);
+  EXPECT_FALSE(s.Next().has_value());
+  s.OnCommitted(3);
+  const auto first = s.Next();
+  ASSERT_TRUE(first.has_value());
+  EXPECT_EQ(first->sample, 0u);
+  EXPECT_TRUE(first->alone);
+  EXPECT_FALSE(s.Next().has_value());
+  s.OnCommitted(0);
+  EXPECT_EQ(s.Next()->sample, 2u);
+  s.OnCommitted(2);
+  EXPECT_TRUE(s.done());
+}
+
 // Any order of arrivals, drops and commits ends with every sample committed exactly once, within the bounds.
 TEST(StageScheduler, RandomWalkFinishesWithinBounds) {
   for (uint32_t seed = 0; seed < 200; ++seed) {

@@ -11,6 +11,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "daemon/transport/sockets.h"
+
 namespace holdfast {
 namespace {
 
@@ -32,8 +34,9 @@ class SupervisorTest : public ::testing::Test {
     Supervisor::Options o;
     o.bin_dir = dir_;
     o.node = "n";
-    o.incarnation = Nonce::Random();
     o.drain_ms_max = 300;
+    o.last_words_ms = last_words_ms_;
+    o.incarnation = incarnation_ = Nonce::Random();
     o.on_event = [this](const Task&, const std::string& text) { events_.push_back(text); };
     auto made = Supervisor::Make(clock_, o);
     EXPECT_TRUE(made.ok());
@@ -56,6 +59,8 @@ class SupervisorTest : public ::testing::Test {
   }
 
   RealClock clock_;
+  Nonce incarnation_;             // of the supervisor made last
+  uint64_t last_words_ms_ = 50;   // scripts have none
   std::string dir_;
   std::vector<std::string> events_;
 };
@@ -70,6 +75,34 @@ TEST_F(SupervisorTest, ExitCodesBecomeStates) {
     EXPECT_EQ(t->state, state) << "exit " << code;
     EXPECT_EQ(t->error.has_value(), state != TaskState::kDone);
   }
+}
+
+// On a busy machine the kernel tells of a child's end before the socket has its words.
+TEST_F(SupervisorTest, LastWordsThatComeLateAreHeard) {
+  Script("holdfast-worker", "exit 2");
+  last_words_ms_ = 60'000;
+  const auto s = Make();
+  ASSERT_TRUE(s->Start(Spec()).ok());
+  for (int i = 0; i < 20; ++i) s->Poll(10);
+  EXPECT_TRUE(s->AnyRunning()) << "not yet: nobody knows why";
+  Context context;
+  auto socket = Socket::Open(context, Socket::Kind::kDealer, ControlEndpoint(incarnation_), kControlBytesMax, 1000);
+  ASSERT_TRUE(socket.ok());
+  WorkerReport words;
+  words.kind = WorkerReport::Kind::kFailed;
+  words.stage = 3;
+  words.error_code = ErrorCodeName(ErrorCode::kInvalidArgument);
+  words.error = "model.safetensors: truncated";
+  const std::string text = words.Encode();
+  for (int i = 0; i < 6000 && s->AnyRunning(); ++i) {
+    if (i % 50 == 0) (*socket)->Send({AsBytes(text)});
+    s->Poll(10);
+  }
+  const Task* t = s->Find(Spec().key);
+  ASSERT_NE(t, nullptr);
+  EXPECT_EQ(t->state, TaskState::kRefused);
+  ASSERT_TRUE(t->error.has_value());
+  EXPECT_EQ(t->error->message, "model.safetensors: truncated");
 }
 
 TEST_F(SupervisorTest, AMergeRunsItsOwnProgram) {

@@ -311,8 +311,8 @@ TEST(FsckRecords, VoidedSampleIsOpenAgain) {
   v.reason = "test";
   run.AppendSlot("stage.00", 1, {MakeControl({RecordClass::kVoid, 0, 2, 0, 0}, v.ToJson())});
   const FsckReport r = run.Fsck();
-  Expect(r, kFsckErrorsLeft, "F044", "sample 1");  // its successor was computed from a cut that now was never said
-  EXPECT_THAT(Text(r), ::testing::HasSubstr("was never committed"));
+  Expect(r, 0, "F044", "sample 1");  // its successor was computed from a cut that was struck out: to be computed again, and no error
+  EXPECT_THAT(Text(r), ::testing::HasSubstr("is to be computed again"));
 }
 
 // ---- layers ----
@@ -622,7 +622,8 @@ TEST(FsckRegister, DocsAndCodesAgree) {
   for (const std::string& code : FsckCodes()) {
     EXPECT_NE(text.find("| " + code + " | " + FsckCodeName(code) + " | "), std::string::npos) << code << " has no row in docs/fsck.md";
   }
-  for (size_t at = text.find("\n| F"); at != std::string::npos; at = text.find("\n| F", at + 1)) ++rows;
+  const std::string register_only = text.substr(0, text.find("\n## ", text.find("| F000 | ")));   // remedies have a table of their own
+  for (size_t at = register_only.find("\n| F"); at != std::string::npos; at = register_only.find("\n| F", at + 1)) ++rows;
   EXPECT_EQ(rows, FsckCodes().size());
 }
 
