@@ -170,7 +170,8 @@ def phases():
             for phase, point in (("load", "phase.load@stage.00"), ("calibrate", "phase.calibrate@stage.00"), ("evict", "phase.evict@stage.00"), ("merge", "merge.begun")):
                 status, said, lives = starve(w, group, f"once-{phase}", point, 1)
                 assert status == 0 and lives >= 2, f"{phase}, once: exit {status} after {lives} lives\n{said[-3000:]}"
-                assert said.count("(out of memory") == 1, f"{phase}, once: {said[-3000:]}"
+                # The next life may begin before the limit is lifted, and be killed, too.
+                assert said.count("(out of memory") >= 1, f"{phase}, once: {said[-3000:]}"
                 w.assert_golden(f"once-{phase}")
                 w.fsck(f"once-{phase}")
                 kills += 1
