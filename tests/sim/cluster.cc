@@ -10,7 +10,7 @@
 namespace holdfast::sim {
 namespace {
 
-constexpr uint64_t kFencedRetryNs = 5 * kSecond, kSpaceRetryNs = 5 * kSecond, kRestartNs = 500 * kMs;
+constexpr uint64_t kFencedRetryNs = 5 * kSecond, kSpaceRetryNs = 5 * kSecond, kRestartNs = 500 * kMs, kDaemonRestartNs = 2 * kSecond;
 
 }  // namespace
 
@@ -115,10 +115,12 @@ void Cluster::SendCut(SimNode& from, const std::string& endpoint, CutMessage mes
 SimNode::SimNode(Cluster& c, NodeOptions o, uint64_t seed) : cluster(c), options(std::move(o)), kernel(c.world, c.server, seed) {}
 
 void SimNode::StartDaemon() {
-  daemon_gone = false;
   const uint64_t life = ++life_;
   daemon_ = cluster.world.Spawn(name() + "/daemon", [this](Process& p) { DaemonMain(p, *this); }, [this, life] {
-    if (life == life_) daemon_gone = true;
+    if (life != life_) return;
+    cluster.world.After(kDaemonRestartNs, [this, life] {   // as its unit says
+      if (life == life_ && on_) LoseDaemon();
+    });
   });
 }
 

@@ -105,7 +105,6 @@ class SimNode {
   std::vector<std::shared_ptr<SimTask>> orphans;
   bool draining = false;
   bool net_out = true, net_in = true;                // one-way partitions
-  bool daemon_gone = true;
 
  private:
   void StartDaemon();
