@@ -4,6 +4,7 @@
 #include <map>
 
 #include "ledger/cluster/queue.h"
+#include "ledger/records/this_process.h"
 
 namespace holdfast::fsck {
 namespace {
@@ -40,7 +41,7 @@ std::optional<Incarnation> DaemonHere(FileSystem& fs, const std::string& root, b
   (void)roster.Refresh();   // a damaged stream hides its own node only
   for (const auto& [name, node] : roster.nodes()) {
     if (node.released) continue;
-    const Liveness life = ProbeOwner(node.incarnation);
+    const Liveness life = ProbeIncarnation(node.incarnation);
     if (life == Liveness::kAlive) return node.incarnation;
     *unsure |= life == Liveness::kElsewhere;
   }
@@ -60,7 +61,7 @@ bool Queued(FileSystem& fs, const RepairPlan& plan) {
 Status CheckOwners(const RepairPlan& plan, bool* unsure) {
   for (const RepairPlan::Owner& owner : plan.owners) {
     if (plan.is_root || !owner.who) continue;   // of a root the daemons are asked for below; whoever introduced himself nowhere leaves only his tail
-    const Liveness life = ProbeOwner(*owner.who);
+    const Liveness life = ProbeIncarnation(*owner.who);
     *unsure |= life == Liveness::kElsewhere;
     if (life != Liveness::kAlive) continue;
     const std::string how = plan.root.empty() ? "stop it with `kill -TERM " + std::to_string(owner.who->pid) + "`"
@@ -72,10 +73,6 @@ Status CheckOwners(const RepairPlan& plan, bool* unsure) {
 }
 
 }  // namespace
-
-Liveness ProbeOwner(const Incarnation& who) {
-  return ProbeProcess({.hostname = who.hostname, .machine_id = who.machine_id, .boot_id = who.boot_id, .pid = who.pid, .start_ticks = who.start_ticks});
-}
 
 Status RefuseWhileAlive(FileSystem& fs, Clock& clock, const RepairPlan& plan, const RepairOptions& options) {
   bool unsure = false;

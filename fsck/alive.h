@@ -5,14 +5,10 @@
 #pragma once
 
 #include "fsck/repair.h"
-#include "ledger/base/process_identity.h"
 
 namespace holdfast::fsck {
 
 // OK: nobody does. kInvalidArgument: who does, where, and what to type first. kStopped: options.stop.
 Status RefuseWhileAlive(FileSystem& fs, Clock& clock, const RepairPlan& plan, const RepairOptions& options);
-
-// The same judgement about one incarnation, for a claim.
-Liveness ProbeOwner(const Incarnation& who);
 
 }  // namespace holdfast::fsck

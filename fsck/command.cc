@@ -36,7 +36,7 @@ class Command {
       lines_.push_back(line);
       if (!r_.json) EndProgress(), std::printf("%s\n", line.c_str()), std::fflush(stdout);
     };
-    r_.options.check.mount_table = MountTable();
+    r_.options.check.mount_table = ReadSystemText("/proc/self/mountinfo");
     r_.options.stop = &g_stop;
     r_.options.dry_run = r_.dry_run;
   }

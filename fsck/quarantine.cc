@@ -76,18 +76,6 @@ Result<QuarantineManifest> ReadManifest(FileSystem& fs, const RunLayout& layout,
   return QuarantineManifest::FromJson(json);
 }
 
-Result<Digest> DigestOf(FileSystem& fs, const std::string& path) {
-  HOLDFAST_ASSIGN(const auto file, fs.Open(path));
-  Sha256Hasher hasher;
-  Bytes buffer;
-  for (uint64_t at = 0; at < file->size(); at += buffer.size()) {
-    buffer.resize(std::min(kCopyStep, file->size() - at));
-    HOLDFAST_TRY(file->Read(at, buffer));
-    hasher.Update(buffer);
-  }
-  return hasher.Finish();
-}
-
 Status CopyFile(FileSystem& fs, const std::string& from, const std::string& to, Digest* sha256, uint64_t* size) {
   HOLDFAST_ASSIGN(const auto in, fs.Open(from));
   HOLDFAST_TRY(fs.MakeDirs(DirName(to)));

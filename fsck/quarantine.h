@@ -75,7 +75,5 @@ std::vector<std::string> QuarantineIds(FileSystem& fs, const RunLayout& layout);
 Status CopyFile(FileSystem& fs, const std::string& from, const std::string& to, Digest* sha256, uint64_t* size);
 // rename(2) of whatever lies at `from`; the directory of `to` is made. What lies at `to` is never replaced: kAlreadyExists.
 Status MoveTo(FileSystem& fs, const std::string& from, const std::string& to);
-// SHA-256 of a plain file.
-Result<Digest> DigestOf(FileSystem& fs, const std::string& path);
 
 }  // namespace holdfast::fsck

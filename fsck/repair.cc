@@ -11,9 +11,11 @@
 #include "fsck/context.h"
 #include "fsck/quarantine.h"
 #include "ledger/base/fail_point.h"
-#include "ledger/base/process_identity.h"
+#include "ledger/base/hash_file.h"
+#include "ledger/base/units.h"
 #include "ledger/log/publish.h"
 #include "ledger/log/tombstone.h"
+#include "ledger/records/this_process.h"
 #include "ledger/segment/segment.h"
 
 namespace holdfast {
@@ -21,36 +23,6 @@ namespace fsck {
 namespace {
 
 constexpr const char* kNode = "fsck";
-
-// 20261121T160700Z, from the clock that is for people.
-std::string UtcText(uint64_t wall_ns) {
-  const uint64_t seconds = wall_ns / 1'000'000'000;
-  const uint64_t days = seconds / 86400, rest = seconds % 86400;
-  // Civil date from days since 1970, Gregorian, by eras of 400 years that begin on the first of March.
-  const uint64_t z = days + 719468, era = z / 146097, doe = z - era * 146097;
-  const uint64_t yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365, doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-  const uint64_t mp = (5 * doy + 2) / 153, day = doy - (153 * mp + 2) / 5 + 1, month = mp < 10 ? mp + 3 : mp - 9;
-  const uint64_t year = yoe + era * 400 + (month <= 2 ? 1 : 0);
-  char text[32];
-  std::snprintf(text, sizeof text, "%04u%02u%02uT%02u%02u%02uZ", unsigned(year), unsigned(month), unsigned(day), unsigned(rest / 3600),
-                unsigned(rest / 60 % 60), unsigned(rest % 60));
-  return text;
-}
-
-Incarnation Self() {
-  ProcessIdentity self = ThisProcess();
-  Incarnation who;
-  who.node = kNode;
-  who.nonce = Nonce::Random();
-  who.hostname = std::move(self.hostname);
-  who.machine_id = std::move(self.machine_id);
-  who.boot_id = std::move(self.boot_id);
-  who.binary = "fsck";
-  who.device = "cpu";
-  who.pid = self.pid;
-  who.start_ticks = self.start_ticks;
-  return who;
-}
 
 uint32_t LengthOf(FileSystem& fs, const RunLayout& layout, const std::string& stream) {
   const auto names = fs.List(layout.StreamDir(stream));
@@ -64,8 +36,8 @@ uint32_t LengthOf(FileSystem& fs, const RunLayout& layout, const std::string& st
 class Repairer {
  public:
   Repairer(FileSystem& fs, Clock& clock, const RepairPlan& plan, const RepairOptions& options)
-      : fs_(fs), clock_(clock), plan_(plan), options_(options), layout_(plan.dir), self_(Self()),
-        id_(UtcText(clock.WallNs()) + "-" + self_.nonce.Hex().substr(0, 8)), quarantine_(layout_, id_) {}
+      : fs_(fs), clock_(clock), plan_(plan), options_(options), layout_(plan.dir), self_(DescribeThisProcess(kNode, "fsck", "cpu")),
+        id_(FormatUtc(clock.WallNs(), "%Y%m%dT%H%M%SZ") + "-" + self_.nonce.Hex().substr(0, 8)), quarantine_(layout_, id_) {}
 
   const std::string& quarantine() const { return quarantine_.dir(); }
   bool acted() const { return acted_; }   // there is something to take back, or to go on with
@@ -169,7 +141,7 @@ class Repairer {
     if (!info.ok()) return info.code() == ErrorCode::kNotFound ? Result<QuarantineManifest::Move>(std::move(kept)) : info.error();
     if (info->is_directory) return kept;
     kept.size = info->size;
-    HOLDFAST_ASSIGN(kept.sha256, DigestOf(fs_, move.path));
+    HOLDFAST_ASSIGN(kept.sha256, HashFile(fs_, move.path, PageCache::kKeep));
     return kept;
   }
 

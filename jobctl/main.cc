@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "fsck/fsck.h"
 #include "jobctl/options.h"
 #include "jobctl/preflight.h"
 
@@ -16,7 +17,6 @@ namespace {
 constexpr char kExitStatus[] =
     "EXIT STATUS: 0 done; 1 failed; 2 refused before anything was started (usage, bad input);\n"
     "75 stopped but resumable (SIGTERM, SIGINT, fenced, no space): type the same line again.\n";
-constexpr int kFsckUsage = 16;
 constexpr char kFsckExitStatus[] =
     "EXIT STATUS (sum of bits): 0 clean; 1 errors corrected; 2 corrected and work is open again (jobctl resume);\n"
     "4 errors left; 8 something could not be read or done; 16 usage; 32 interrupted; 64 committed data lost.\n";

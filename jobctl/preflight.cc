@@ -14,6 +14,7 @@
 #include "daemon/node/process.h"
 #include "export/nvfp4/nvfp4.h"
 #include "export/shard/output_plan.h"
+#include "ledger/base/hash_file.h"
 #include "ledger/base/parallel.h"
 
 namespace holdfast {
@@ -61,18 +62,6 @@ Result<std::vector<SourceFile>> PinWeights(FileSystem& fs, const SourceModel& so
   return out;
 }
 
-Result<Digest> HashFile(const ReadableFile& file) {
-  Sha256Hasher hasher;
-  Bytes buffer(4u << 20);
-  for (uint64_t at = 0; at < file.size();) {
-    const uint64_t n = std::min<uint64_t>(buffer.size(), file.size() - at);
-    HOLDFAST_TRY(file.Read(at, std::span(buffer).first(n)));
-    hasher.Update(std::span(buffer).first(n));
-    at += n;
-  }
-  return hasher.Finish();
-}
-
 Status CheckFinite(const SafetensorsFile& file, const TensorInfo& t) {
   if (t.dtype != DType::kBF16 && t.dtype != DType::kF16 && t.dtype != DType::kF32) return OkStatus();
   constexpr uint64_t kStep = 8u << 20;
@@ -100,7 +89,7 @@ Status ScanWeights(const SourceModel& source, uint32_t threads, std::vector<Sour
   return ParallelFor(threads, tasks.size(), [&](size_t i) -> Status {
     const SafetensorsFile& file = *source.files()[tasks[i].file];
     if (tasks[i].tensor != nullptr) return CheckFinite(file, *tasks[i].tensor);
-    HOLDFAST_ASSIGN((*pinned)[tasks[i].file].sha256, HashFile(file.file()));
+    HOLDFAST_ASSIGN((*pinned)[tasks[i].file].sha256, HashFile(file.file(), PageCache::kKeep));
     return OkStatus();
   });
 }
@@ -202,7 +191,7 @@ Status CompareWithJob(FileSystem& fs, const RunOptions& o, const JobSpec& job, c
     }
     const auto file = fs.Open(o.calib);   // the tokens are pinned: a file that is gone does no harm, another one would
     if (file.ok()) {
-      HOLDFAST_ASSIGN(const Digest digest, HashFile(**file));
+      HOLDFAST_ASSIGN(const Digest digest, HashFile(**file, PageCache::kKeep));
       if (digest != job.calib_sha256) return Changed("--calib", job.calib + " (SHA-256 " + job.calib_sha256.Hex().substr(0, 16) + ")",
                                                      o.calib + " (SHA-256 " + digest.Hex().substr(0, 16) + ")");
     }
@@ -232,7 +221,7 @@ Status CheckSourceUnchanged(FileSystem& fs, const JobSpec& job, uint32_t threads
   return ParallelFor(threads, suspects.size(), [&](size_t i) -> Status {
     const std::string path = JoinPath(job.source, suspects[i]->name);
     HOLDFAST_ASSIGN(const auto file, fs.Open(path));
-    HOLDFAST_ASSIGN(const Digest digest, HashFile(*file));
+    HOLDFAST_ASSIGN(const Digest digest, HashFile(*file, PageCache::kKeep));
     return digest == suspects[i]->sha256 ? OkStatus() : SourceChanged(path);
   });
 }

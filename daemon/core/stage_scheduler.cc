@@ -36,29 +36,23 @@ void StageScheduler::OnFailed(uint32_t sample) {
   if (in_flight_.erase(sample) > 0) todo_.insert(sample);
 }
 
-bool StageScheduler::Alone() const {
-  return options_.alone > 0 || std::all_of(todo_.begin(), todo_.end(), [this](uint32_t s) { return options_.suspects.contains(s); });
-}
-
-// Suspects wait until nothing else is left.
-bool StageScheduler::Eligible(uint32_t sample) const {
-  return todo_.contains(sample) &&
-         (!options_.suspects.contains(sample) || std::all_of(todo_.begin(), todo_.end(), [this](uint32_t s) { return options_.suspects.contains(s); }));
+bool StageScheduler::OnlySuspectsLeft() const {
+  return std::all_of(todo_.begin(), todo_.end(), [this](uint32_t s) { return options_.suspects.contains(s); });
 }
 
 std::optional<StartSample> StageScheduler::Next() {
   if (todo_.empty()) return std::nullopt;
-  const bool alone = Alone();
+  const bool suspects = OnlySuspectsLeft(), alone = suspects || options_.alone > 0;
   if (in_flight_.size() >= (alone ? 1 : options_.window)) return std::nullopt;
   const auto start = [&](uint32_t sample, InputKind input) {
     todo_.erase(sample);
     in_flight_.insert(sample);
     return StartSample{.sample = sample, .input = input, .cut = {}, .tokens = 0, .alone = alone};
   };
-  const auto eligible = [this](uint32_t s) { return Eligible(s); };
+  const auto eligible = [&](uint32_t s) { return todo_.contains(s) && (suspects || !options_.suspects.contains(s)); };
   if (options_.from_tokens) return start(*std::find_if(todo_.begin(), todo_.end(), eligible), InputKind::kTokens);
   // Memory first: it is what the bound is about.
-  if (const auto held = std::find_if(held_.begin(), held_.end(), [&](const auto& h) { return Eligible(h.first); }); held != held_.end()) {
+  if (const auto held = std::find_if(held_.begin(), held_.end(), [&](const auto& h) { return eligible(h.first); }); held != held_.end()) {
     auto node = held_.extract(held);
     memory_bytes_ -= node.mapped().cut.size();
     StartSample s = start(node.key(), InputKind::kMemory);

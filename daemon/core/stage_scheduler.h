@@ -61,8 +61,7 @@ class StageScheduler {
     uint64_t tokens;
     Bytes cut;
   };
-  bool Alone() const;                            // what starts next starts alone
-  bool Eligible(uint32_t sample) const;
+  bool OnlySuspectsLeft() const;
   Options options_;
   std::set<uint32_t> todo_, in_flight_, in_packs_;
   std::map<uint32_t, Held> held_;

@@ -121,6 +121,7 @@ std::vector<NodeView> JobBoard::NodesFor(const Job& job) const {
     v.count = b->count;
     v.draining = b->draining || queue_.drained().contains(b->node);
     v.paused = b->paused;
+    v.storage_stalled = b->storage_stalled_ms > 0;
     v.memory_bytes = b->memory_bytes;
     v.speed = std::max<uint64_t>(1, b->speed);
     v.version = b->version;

@@ -6,19 +6,13 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <ctime>
+
+#include "ledger/base/units.h"
 
 namespace holdfast {
 namespace {
 
-std::string Stamp(uint64_t wall_ns) {
-  const time_t seconds = static_cast<time_t>(wall_ns / 1'000'000'000);
-  tm parts{};
-  ::gmtime_r(&seconds, &parts);
-  char text[40];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return text;
-}
+std::string Stamp(uint64_t wall_ns) { return FormatUtc(wall_ns, "%Y-%m-%dT%H:%M:%SZ"); }
 
 }  // namespace
 

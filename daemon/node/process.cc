@@ -21,16 +21,6 @@ namespace {
 constexpr char kWorkerOomScoreAdj[] = "1000";   // less, and in a tight cgroup a small merge weighs less than the files that its supervisor maps
 constexpr char kDaemonOomScoreAdj[] = "-900";
 
-std::string ReadText(const std::string& path) {
-  std::ifstream in(path);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-std::string FirstLine(const std::string& path) {
-  std::string text = ReadText(path);
-  return text.substr(0, text.find('\n'));
-}
-
 uint64_t Keyword(const std::string& text, const std::string& key) {
   std::istringstream in(text);
   std::string word;
@@ -47,7 +37,7 @@ uint64_t Keyword(const std::string& text, const std::string& key) {
 // Directories of this process's memory cgroup, v1 and v2, as far as they can be seen.
 std::vector<std::string> CgroupDirs() {
   std::vector<std::string> dirs;
-  std::istringstream lines(ReadText("/proc/self/cgroup"));
+  std::istringstream lines(ReadSystemText("/proc/self/cgroup"));
   for (std::string line; std::getline(lines, line);) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (second == std::string::npos) continue;
@@ -63,36 +53,19 @@ std::vector<std::string> CgroupDirs() {
 
 }  // namespace
 
-Incarnation DescribeThisProcess(const std::string& node, const std::string& binary, const std::string& device) {
-  ProcessIdentity self = ThisProcess();
-  Incarnation who;
-  who.node = node;
-  who.nonce = Nonce::Random();
-  who.hostname = std::move(self.hostname);
-  who.machine_id = std::move(self.machine_id);
-  who.boot_id = std::move(self.boot_id);
-  who.binary = binary;
-  who.device = device;
-  who.pid = self.pid;
-  who.start_ticks = self.start_ticks;
-  return who;
-}
-
-Liveness ProbeIncarnation(const Incarnation& who) {
-  return ProbeProcess({.hostname = who.hostname, .machine_id = who.machine_id, .boot_id = who.boot_id, .pid = who.pid, .start_ticks = who.start_ticks});
-}
-
-Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument, const std::vector<std::string>& drop_env,
+Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument, const std::map<std::string, std::string>& env,
                          const std::string& log) {
-  std::vector<std::string> kept;
+  std::vector<std::string> entries;
   for (char** e = environ; *e != nullptr; ++e) {
     const std::string entry = *e;
-    const std::string name = entry.substr(0, entry.find('='));
-    if (std::find(drop_env.begin(), drop_env.end(), name) == drop_env.end()) kept.push_back(entry);
+    if (!env.contains(entry.substr(0, entry.find('=')))) entries.push_back(entry);
   }
-  std::vector<char*> env;
-  for (std::string& e : kept) env.push_back(e.data());
-  env.push_back(nullptr);
+  for (const auto& [name, value] : env) {
+    if (!value.empty()) entries.push_back(name + "=" + value);
+  }
+  std::vector<char*> envp;
+  for (std::string& e : entries) envp.push_back(e.data());
+  envp.push_back(nullptr);
   std::string bin = binary, arg = argument;
   char* argv[] = {bin.data(), arg.data(), nullptr};
   const pid_t parent = ::getpid();
@@ -112,7 +85,7 @@ Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument,
       ::dup2(log_fd, STDOUT_FILENO);
       ::dup2(log_fd, STDERR_FILENO);
     }
-    ::execve(bin.c_str(), argv, env.data());
+    ::execve(bin.c_str(), argv, envp.data());
     ::_exit(127);
   }
   return pid;
@@ -133,11 +106,11 @@ OomCounters ReadOomCounters() {
   // machine's counter have to do: it also moves when a stranger is killed.
   for (const std::string& dir : CgroupDirs()) {
     for (const char* file : {"/memory.events", "/memory.oom_control"}) {
-      const std::string text = ReadText(dir + file);
+      const std::string text = ReadSystemText(dir + file);
       if (text.find("oom_kill ") != std::string::npos) return {.cgroup = Keyword(text, "oom_kill"), .machine = 0};
     }
   }
-  return {.cgroup = 0, .machine = Keyword(ReadText("/proc/vmstat"), "oom_kill")};
+  return {.cgroup = 0, .machine = Keyword(ReadSystemText("/proc/vmstat"), "oom_kill")};
 }
 
 void PreferOthersForOomKill() {
@@ -145,10 +118,10 @@ void PreferOthersForOomKill() {
 }
 
 uint64_t MemTotalBytes() {
-  uint64_t total = Keyword(ReadText("/proc/meminfo"), "MemTotal:") * 1024;
+  uint64_t total = Keyword(ReadSystemText("/proc/meminfo"), "MemTotal:") * 1024;
   for (const std::string& dir : CgroupDirs()) {
     for (const char* file : {"/memory.max", "/memory.limit_in_bytes"}) {
-      const std::string limit = FirstLine(dir + file);
+      const std::string limit = SystemLine(dir + file);
       if (!limit.empty() && limit != "max") total = std::min<uint64_t>(total, std::strtoull(limit.c_str(), nullptr, 10));
     }
   }
@@ -156,21 +129,21 @@ uint64_t MemTotalBytes() {
 }
 
 uint32_t MemoryPressure() {
-  const std::string line = FirstLine("/proc/pressure/memory");   // "some avg10=1.23 avg60=..."
+  const std::string line = SystemLine("/proc/pressure/memory");   // "some avg10=1.23 avg60=..."
   const size_t at = line.find("avg10=");
   return at == std::string::npos ? 0 : static_cast<uint32_t>(std::strtod(line.c_str() + at + 6, nullptr) * 100);
 }
 
 uint64_t MemAvailableBytes() {
-  uint64_t available = Keyword(ReadText("/proc/meminfo"), "MemAvailable:") * 1024;
+  uint64_t available = Keyword(ReadSystemText("/proc/meminfo"), "MemAvailable:") * 1024;
   for (const std::string& dir : CgroupDirs()) {
     for (const auto& [limit_file, usage_file] : {std::pair{"/memory.max", "/memory.current"},
                                                  std::pair{"/memory.limit_in_bytes", "/memory.usage_in_bytes"}}) {
-      const std::string limit_text = FirstLine(dir + limit_file);
+      const std::string limit_text = SystemLine(dir + limit_file);
       if (limit_text.empty() || limit_text == "max") continue;
       const uint64_t limit = std::strtoull(limit_text.c_str(), nullptr, 10);
-      const uint64_t used = std::strtoull(FirstLine(dir + usage_file).c_str(), nullptr, 10);
-      const uint64_t reclaimable = Keyword(ReadText(dir + "/memory.stat"), "inactive_file");
+      const uint64_t used = std::strtoull(SystemLine(dir + usage_file).c_str(), nullptr, 10);
+      const uint64_t reclaimable = Keyword(ReadSystemText(dir + "/memory.stat"), "inactive_file");
       const uint64_t busy = used > reclaimable ? used - reclaimable : 0;
       available = std::min(available, limit > busy ? limit - busy : 0);
     }
@@ -179,7 +152,7 @@ uint64_t MemAvailableBytes() {
 }
 
 std::optional<uint64_t> RssBytes(pid_t pid) {
-  const uint64_t kb = Keyword(ReadText("/proc/" + std::to_string(pid) + "/status"), "VmRSS:");
+  const uint64_t kb = Keyword(ReadSystemText("/proc/" + std::to_string(pid) + "/status"), "VmRSS:");
   if (kb == 0) return std::nullopt;
   return kb * 1024;
 }

@@ -6,26 +6,20 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "ledger/base/ids.h"
-#include "ledger/base/process_identity.h"  // HostName, Liveness
 #include "ledger/base/result.h"
-#include "ledger/records/records.h"
+#include "ledger/records/this_process.h"
 
 namespace holdfast {
 
-// The incarnation record of this process, under a fresh nonce.
-Incarnation DescribeThisProcess(const std::string& node, const std::string& binary, const std::string& device);
-Liveness ProbeIncarnation(const Incarnation& who);
-
 // Starts `binary` with one argument. The child dies with this process (PR_SET_PDEATHSIG, SIGKILL) and offers itself first to the
 // kernel's OOM killer. Call from the main thread: the death signal is bound to the thread that forks.
-// `drop_env`: names of environment variables that the child must not inherit. `log`: file that gets its standard output and error appended;
-// "" = ours.
-Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument, const std::vector<std::string>& drop_env,
+// `env`: environment variables that differ from ours; "" = not set. `log`: file that gets its standard output and error appended; "" = ours.
+Result<pid_t> SpawnChild(const std::string& binary, const std::string& argument, const std::map<std::string, std::string>& env,
                          const std::string& log = "");
 // For a daemon that must outlive its workers: asks the kernel to kill others first. Best effort: lowering needs CAP_SYS_RESOURCE.
 void PreferOthersForOomKill();

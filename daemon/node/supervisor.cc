@@ -8,6 +8,7 @@
 
 #include "daemon/node/process.h"
 #include "daemon/transport/sockets.h"
+#include "ledger/base/fail_point.h"
 
 namespace holdfast {
 namespace {
@@ -72,14 +73,12 @@ Status Supervisor::Impl::Launch(Child* c, const std::string& reason) {
   args.renaming = options.renaming;
   args.phase_ms = c->task.spec.phase_ms;
   args.rss_peak_bytes = c->task.spec.rss_peak_bytes;
-  // A fail-point set from outside fires in the first life of a child only, or it would fire in every one.
-  const std::vector<std::string> drop = c->ladder.restarts() == 0 ? std::vector<std::string>{} : std::vector<std::string>{"HOLDFAST_FAIL"};
   c->oom_at_start = ReadOomCounters();
   c->commits_at_start = c->task.view.samples_done + c->task.view.units_done;
   c->failure.reset();
   c->told_pause = false;
   const char* binary = c->task.spec.key.merge ? "/holdfast-merge" : "/holdfast-worker";
-  HOLDFAST_ASSIGN(const pid_t pid, SpawnChild(options.bin_dir + binary, args.Encode(), drop, c->task.spec.log));
+  HOLDFAST_ASSIGN(const pid_t pid, SpawnChild(options.bin_dir + binary, args.Encode(), {{"HOLDFAST_FAIL", FailPointsAfter(c->ladder.restarts())}}, c->task.spec.log));
   c->task.view.pid = pid;
   c->task.view.size = args.size;
   c->task.view.phase = "start";

@@ -21,8 +21,8 @@ Caution CautionFor(const StageState& state, const std::string& reason, WorkerSiz
     if (state.suspicion.tries.contains(sample)) c.suspects.insert(sample);
   }
   const Suspicion::Life& before = state.suspicion.before;
-  if (todo.size() == 1 && before.calibrating && !before.released) c.alone = 1;   // alone anyhow: it shall be known
-  if (state.suspicion.barren > 0 && (reason != kReasonOutOfMemory || size.window == 1)) c.alone = size.window;
+  if (todo.size() == 1 && before.Died()) c.alone = 1;   // alone anyhow: it shall be known
+  if (before.Barren() && (reason != kReasonOutOfMemory || size.window == 1)) c.alone = size.window;
   return c;
 }
 

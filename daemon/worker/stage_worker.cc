@@ -370,7 +370,6 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo, const
         pool.Submit(compute);
       } else {
         announced = compute;
-        Report(/*force=*/true);                // what is done by now must be known if this one ends us
         committer.Announce(work->sample);
       }
     }

@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "export/merge/merge.h"
+#include "ledger/base/hash_file.h"
 
 namespace holdfast {
 namespace {
@@ -20,20 +21,6 @@ std::string Prefix(const JobSpec& job) {
 
 std::string StagingPath(const JobSpec& job, uint64_t epoch) {
   return JoinPath(DirName(job.out), Prefix(job) + std::to_string(epoch));
-}
-
-Result<Digest> HashFile(FileSystem& fs, const std::string& path) {
-  constexpr uint64_t kStep = 4u << 20;
-  HOLDFAST_ASSIGN(const auto file, fs.Open(path));
-  Sha256Hasher hasher;
-  Bytes buffer;
-  for (uint64_t at = 0; at < file->size(); at += buffer.size()) {
-    buffer.resize(std::min(kStep, file->size() - at));
-    HOLDFAST_TRY(file->Read(at, buffer));
-    file->DropCache(at, buffer.size());
-    hasher.Update(buffer);
-  }
-  return hasher.Finish();
 }
 
 Staging::Staging(FileSystem& fs, const JobSpec& job, uint64_t epoch)
@@ -69,7 +56,7 @@ Result<bool> Staging::Adopt(const MergeRecord& written) const {
     const std::string from = JoinPath(place, written.name), to = PathOf(written.name);
     const auto info = fs_.Stat(from);
     if (!info.ok() || info->size != written.size) continue;
-    const auto digest = HashFile(fs_, from);
+    const auto digest = HashFile(fs_, from, PageCache::kDrop);
     if (!digest.ok() || *digest != written.sha256) continue;
     if (place == path_) return true;
     (void)fs_.Unlink(to).ok();  // a torn file of our own: Link wants the name free

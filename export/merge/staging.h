@@ -40,7 +40,4 @@ class Staging {
   uint64_t epoch_;
 };
 
-// SHA-256 of a whole file, read in pieces.
-Result<Digest> HashFile(FileSystem& fs, const std::string& path);
-
 }  // namespace holdfast

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ledger/base/fail_point.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -8,7 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <list>
-#include <string>
+#include <map>
 
 namespace holdfast {
 namespace {
@@ -18,9 +19,15 @@ struct Armed {
   std::atomic<long> left{1};
 };
 
-std::list<Armed> Parse(const char* first_life, const char* every_life) {
+std::string Variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+std::list<Armed> Parse() {
+  const std::string lives = Variable("HOLDFAST_FAIL");
   std::list<Armed> all;
-  std::string rest = std::string(first_life == nullptr ? "" : first_life) + ";" + (every_life == nullptr ? "" : every_life);
+  std::string rest = lives.substr(0, lives.find(',')) + ";" + Variable("HOLDFAST_FAIL_ALWAYS");
   while (!rest.empty()) {
     const size_t semi = rest.find(';');
     std::string one = rest.substr(0, semi);
@@ -45,19 +52,44 @@ std::list<Armed> Parse(const char* first_life, const char* every_life) {
   return all;
 }
 
+// One write(2) to a file opened for appending: lines of several processes do not mix.
+void Trace(std::string_view point, std::string_view subject) {
+  static const std::string path = Variable("HOLDFAST_FAIL_TRACE");
+  if (path.empty()) return;
+  static const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  const std::string line = std::string(point) + "@" + std::string(subject) + "\n";
+  if (fd >= 0 && ::write(fd, line.data(), line.size()) < 0) {
+    // A lost line of a test's trace; the test that misses it will say so.
+  }
+}
+
+Status Fire(const std::string& action, std::string_view point) {
+  static const std::map<std::string, int> kErrnos = {{"enospc", ENOSPC}, {"edquot", EDQUOT}, {"eio", EIO}, {"estale", ESTALE}};
+  if (action == "kill") ::kill(::getpid(), SIGKILL);
+  if (action == "pause") ::kill(::getpid(), SIGSTOP);
+  const auto error = kErrnos.find(action);
+  return error == kErrnos.end() ? OkStatus() : Status(ErrnoError(error->second, "fail-point " + std::string(point)));
+}
+
 }  // namespace
 
 Status FailPoint(std::string_view point, std::string_view subject) {
-  static std::list<Armed> armed = Parse(std::getenv("HOLDFAST_FAIL"), std::getenv("HOLDFAST_FAIL_ALWAYS"));
+  static std::list<Armed> armed = Parse();
+  Trace(point, subject);
   for (Armed& a : armed) {
     if (a.point != point || (!a.subject.empty() && a.subject != subject)) continue;
-    if (a.left.fetch_sub(1) != 1) continue;
-    if (a.action == "kill") ::kill(::getpid(), SIGKILL);
-    if (a.action == "pause") ::kill(::getpid(), SIGSTOP);
-    if (a.action == "enospc") return ErrnoError(ENOSPC, "fail-point " + std::string(point));
-    if (a.action == "eio") return ErrnoError(EIO, "fail-point " + std::string(point));
+    if (a.left.fetch_sub(1) == 1) HOLDFAST_TRY(Fire(a.action, point));
   }
   return OkStatus();
+}
+
+std::string FailPointsAfter(size_t restarts) {
+  std::string lives = Variable("HOLDFAST_FAIL");
+  for (; restarts > 0 && !lives.empty(); --restarts) {
+    const size_t comma = lives.find(',');
+    lives = comma == std::string::npos ? "" : lives.substr(comma + 1);
+  }
+  return lives;
 }
 
 }  // namespace holdfast

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Fail-points, compiled in always: places where a test may end, pause or fail this process.
-//   HOLDFAST_FAIL=<point>[:<n>][=kill|pause|enospc|eio]      default: the first hit, kill
+//   HOLDFAST_FAIL=<point>[@<subject>][:<n>][=kill|pause|enospc|edquot|eio|estale]      default: every subject, the first hit, kill
 // e.g. HOLDFAST_FAIL=publish.P4@stage.01:7=kill ends the process at the 7th arrival at P4 on stream stage.01.
-// HOLDFAST_FAIL holds for a worker's first life only: its supervisor does not pass it on to the next. HOLDFAST_FAIL_ALWAYS is for every life.
-// A point without "@stream" in the variable matches every stream. Several, separated by ';'.
+// Several, separated by ';'. HOLDFAST_FAIL holds for a worker's first life; what stands behind a ',' for its second, and so on:
+// "publish.P3@stage.00:4,publish.P5@stage.00:2" kills two lives of one worker. HOLDFAST_FAIL_ALWAYS is for every life.
+// HOLDFAST_FAIL_TRACE=FILE: each arrival appends the line "<point>@<subject>", so that a test can learn where a program passes.
 #pragma once
 
+#include <cstddef>
+#include <string>
 #include <string_view>
 
 #include "ledger/base/result.h"
@@ -14,7 +17,10 @@
 namespace holdfast {
 
 // Announces arrival at `point` ("publish.P4"), working on `subject` (stream or pack name). Usually returns OK at once.
-// kill: SIGKILL to itself. pause: SIGSTOP to itself. enospc / eio: returns that error to the caller.
+// kill: SIGKILL to itself. pause: SIGSTOP to itself. An errno: returns that error to the caller.
 Status FailPoint(std::string_view point, std::string_view subject = {});
+
+// The value of HOLDFAST_FAIL for a child that was restarted `restarts` times; "" = none.
+std::string FailPointsAfter(size_t restarts);
 
 }  // namespace holdfast

@@ -13,19 +13,9 @@ namespace {
 
 constexpr char kInitialPidNamespace[] = "pid:[4026531836]";   // PROC_PID_INIT_INO of the kernel
 
-std::string ReadText(const std::string& path) {
-  std::ifstream in(path);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-std::string FirstLine(const std::string& path) {
-  std::string text = ReadText(path);
-  return text.substr(0, text.find('\n'));
-}
-
 // Field 22 of /proc/<pid>/stat, counted behind the command name, which may contain anything.
 std::optional<uint64_t> StartTicks(uint64_t pid) {
-  const std::string stat = ReadText("/proc/" + std::to_string(pid) + "/stat");
+  const std::string stat = ReadSystemText("/proc/" + std::to_string(pid) + "/stat");
   const size_t paren = stat.rfind(')');
   if (paren == std::string::npos) return std::nullopt;
   std::istringstream fields(stat.substr(paren + 1));
@@ -38,7 +28,7 @@ std::optional<uint64_t> StartTicks(uint64_t pid) {
 
 // Names the boot and the process namespace that pids are counted in: in a container of its own, our pids mean nothing outside.
 std::string BootId() {
-  const std::string boot = FirstLine("/proc/sys/kernel/random/boot_id");
+  const std::string boot = SystemLine("/proc/sys/kernel/random/boot_id");
   char ours[64] = {};
   const ssize_t n = ::readlink("/proc/self/ns/pid", ours, sizeof ours - 1);
   const std::string ns = n > 0 ? std::string(ours, static_cast<size_t>(n)) : "";
@@ -53,12 +43,20 @@ std::string HostName() {
   return name;
 }
 
-std::string MountTable() { return ReadText("/proc/self/mountinfo"); }
+std::string ReadSystemText(const std::string& path) {
+  std::ifstream in(path);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::string SystemLine(const std::string& path) {
+  std::string text = ReadSystemText(path);
+  return text.substr(0, text.find('\n'));
+}
 
 ProcessIdentity ThisProcess() {
   ProcessIdentity who;
   who.hostname = HostName();
-  who.machine_id = FirstLine("/etc/machine-id");
+  who.machine_id = SystemLine("/etc/machine-id");
   who.boot_id = BootId();
   who.pid = static_cast<uint64_t>(::getpid());
   who.start_ticks = StartTicks(who.pid).value_or(0);
@@ -73,7 +71,7 @@ Liveness ProbeProcess(const ProcessIdentity& who) {
     const auto ticks = StartTicks(who.pid);
     return ticks.has_value() && *ticks == who.start_ticks ? Liveness::kAlive : Liveness::kDead;
   }
-  const std::string machine_id = FirstLine("/etc/machine-id");
+  const std::string machine_id = SystemLine("/etc/machine-id");
   const bool same_machine = who.hostname == HostName() && who.machine_id == machine_id;
   return same_machine ? Liveness::kDead : Liveness::kElsewhere;  // the same machine, but it was rebooted since
 }

@@ -17,8 +17,9 @@ struct ProcessIdentity {
 std::string HostName();
 ProcessIdentity ThisProcess();
 
-// /proc/self/mountinfo, "" where there is none.
-std::string MountTable();
+// A file of /proc, /sys or /etc, or its first line; "" where there is none.
+std::string ReadSystemText(const std::string& path);
+std::string SystemLine(const std::string& path);
 
 enum class Liveness : uint8_t {
   kAlive,      // same machine and boot, the pid runs and started when the record says

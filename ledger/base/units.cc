@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 
 namespace holdfast {
 
@@ -45,6 +46,14 @@ std::string FormatDuration(uint64_t seconds) {
   else if (seconds < 3600) std::snprintf(text, sizeof text, "%d min %02d s", static_cast<int>(seconds / 60), static_cast<int>(seconds % 60));
   else std::snprintf(text, sizeof text, "%d h %02d min", static_cast<int>(seconds / 3600), static_cast<int>(seconds / 60 % 60));
   return text;
+}
+
+std::string FormatUtc(uint64_t wall_ns, const char* format) {
+  const time_t seconds = static_cast<time_t>(wall_ns / 1'000'000'000);
+  tm parts{};
+  ::gmtime_r(&seconds, &parts);
+  char text[64];
+  return {text, std::strftime(text, sizeof text, format, &parts)};
 }
 
 }  // namespace holdfast

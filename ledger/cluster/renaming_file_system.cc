@@ -2,31 +2,11 @@
 //
 // Commits without hard links (ledger.md 1.4): rename(2) of a directory onto a name is exclusive, because a directory that holds a file
 // cannot be replaced. The file is complete and stable in its private directory before the rename, as it is before link(2).
+#include "ledger/base/forwarding_file_system.h"
 #include "ledger/cluster/root.h"
 
 namespace holdfast {
 namespace {
-
-// Passes everything on.
-class ForwardingFileSystem : public FileSystem {
- public:
-  explicit ForwardingFileSystem(FileSystem& fs) : fs_(fs) {}
-  Result<std::unique_ptr<WritableFile>> Create(const std::string& path, uint32_t mode) override { return fs_.Create(path, mode); }
-  Result<std::unique_ptr<ReadableFile>> Open(const std::string& path) override { return fs_.Open(path); }
-  Status Link(const std::string& from, const std::string& to) override { return fs_.Link(from, to); }
-  Status RenameExclusive(const std::string& from, const std::string& to) override { return fs_.RenameExclusive(from, to); }
-  Status Replace(const std::string& from, const std::string& to) override { return fs_.Replace(from, to); }
-  Status Unlink(const std::string& path) override { return fs_.Unlink(path); }
-  Status RemoveTree(const std::string& path) override { return fs_.RemoveTree(path); }
-  Status SyncDir(const std::string& path) override { return fs_.SyncDir(path); }
-  Status MakeDirs(const std::string& path) override { return fs_.MakeDirs(path); }
-  Result<std::vector<std::string>> List(const std::string& path) override { return fs_.List(path); }
-  Result<FileInfo> Stat(const std::string& path) override { return fs_.Stat(path); }
-  Result<SpaceInfo> Space(const std::string& path) override { return fs_.Space(path); }
-
- protected:
-  FileSystem& fs_;
-};
 
 bool IsCommitName(const std::string& path) {
   const std::string name = BaseName(path);

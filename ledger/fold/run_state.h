@@ -23,9 +23,10 @@ namespace holdfast {
 struct Suspicion {
   struct Life {
     bool calibrating = false, progress = false, released = false;
+    bool Died() const { return calibrating && !released; }
+    bool Barren() const { return Died() && !progress; }
   };
   Life before, now;                             // the life before the latest claim, and since
-  uint32_t barren = 0;                          // lives in a row before the latest claim that began to calibrate and committed nothing
   std::map<uint32_t, uint32_t> tries;           // by sample: announced in so many lives. Forgotten after a release that blames one
 };
 

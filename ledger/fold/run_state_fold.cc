@@ -106,9 +106,7 @@ Status RunState::FoldStage(const Origin& origin, const Record& record) {
   if (record.key.cls == RecordClass::kClaim) {
     HOLDFAST_ASSIGN(Claim claim, Parse<Claim>(record));
     if (state.claims.empty() || state.claims.back().epoch < claim.epoch) state.claims.push_back(std::move(claim));
-    Suspicion& s = state.suspicion;
-    s.before = std::exchange(s.now, {});
-    s.barren = s.before.calibrating && !s.before.progress && !s.before.released ? s.barren + 1 : 0;
+    state.suspicion.before = std::exchange(state.suspicion.now, {});
   } else if (record.key.cls == RecordClass::kPhase) {
     HOLDFAST_ASSIGN(PhaseBegin phase, Parse<PhaseBegin>(record));
     if (phase.phase == "calibrate") state.suspicion.now.calibrating = true;

@@ -129,27 +129,56 @@ Status StreamReader::Take(const Slot& slot, const Digest& prev, const std::funct
   return OkStatus();
 }
 
-// Slot numbers in the stream's directory that have not been folded yet, ascending.
-static Result<std::vector<uint32_t>> NewSlots(FileSystem& fs, const std::string& dir, uint32_t from) {
-  std::vector<uint32_t> fresh;
+namespace {
+
+struct Listed {
+  uint32_t folded = 0;            // slots below the next one: as many as were folded, unless some are gone
+  std::vector<uint32_t> fresh;    // numbers that have not been folded yet, ascending
+};
+
+Result<Listed> ListSlots(FileSystem& fs, const std::string& dir, uint32_t next) {
+  Listed listed;
   const auto names = fs.List(dir);
-  if (names.code() == ErrorCode::kNotFound) return fresh;
+  if (names.code() == ErrorCode::kNotFound) return listed;
   if (!names.ok()) return names.error();
   for (const std::string& name : *names) {
     uint32_t seq = 0;
-    if (RunLayout::ParseSlotName(name, &seq) && seq >= from) fresh.push_back(seq);
+    if (!RunLayout::ParseSlotName(name, &seq)) continue;
+    if (seq < next) ++listed.folded;
+    else listed.fresh.push_back(seq);
   }
-  std::sort(fresh.begin(), fresh.end());
-  return fresh;
+  std::sort(listed.fresh.begin(), listed.fresh.end());
+  return listed;
+}
+
+}  // namespace
+
+Error LedgerRegression(const RunLayout& layout, const std::string& stream, uint32_t seq, const std::string& what) {
+  return Corrupt("LEDGER_REGRESSION: " + layout.Slot(stream, seq) + " " + what + ": the file server lost what it had acknowledged (an `async` export, a disk that lies?). " +
+                 "Stop who works on it, then `jobctl fsck " + layout.root() + " --repair`, then resume: what was lost is computed again");
+}
+
+// A listing may lack names that are there, so it is not believed: what cannot be opened either is gone.
+Status StreamReader::LookForLost() {
+  const auto names = fs_.List(layout_.StreamDir(stream_));
+  if (!names.ok() && names.code() != ErrorCode::kNotFound) return names.error();
+  for (uint32_t seq = 0; seq < state_.next_seq; ++seq) {
+    const std::string path = layout_.Slot(stream_, seq);
+    if (names.ok() && std::binary_search(names->begin(), names->end(), BaseName(path))) continue;
+    if (fs_.Open(path).code() == ErrorCode::kNotFound) return LedgerRegression(layout_, stream_, seq, "was there and is gone");
+  }
+  return OkStatus();
 }
 
 Status StreamReader::Poll(const std::function<Status(const Record&, const Slot&)>& on_record) {
   const std::string dir = layout_.StreamDir(stream_);
-  HOLDFAST_ASSIGN(std::vector<uint32_t> fresh, NewSlots(fs_, dir, state_.next_seq));
+  HOLDFAST_ASSIGN(Listed listed, ListSlots(fs_, dir, state_.next_seq));
+  if (listed.folded < state_.next_seq) HOLDFAST_TRY(LookForLost());
+  std::vector<uint32_t>& fresh = listed.fresh;
   while (!fresh.empty() && state_.next_seq <= fresh.back()) {
     if (!std::binary_search(fresh.begin(), fresh.end(), state_.next_seq)) {
       // A listing is no snapshot: it may miss a name and yet show a later one. A second one that begins now cannot.
-      HOLDFAST_ASSIGN(fresh, NewSlots(fs_, dir, state_.next_seq));
+      HOLDFAST_ASSIGN(listed, ListSlots(fs_, dir, state_.next_seq));
       if (fresh.empty() || fresh.front() != state_.next_seq) return BadSlot(layout_, stream_, state_.next_seq, "missing, though later slots exist");
     }
     Digest prev;

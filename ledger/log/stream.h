@@ -32,6 +32,9 @@ Result<Nonce> ReadJobId(FileSystem& fs, const RunLayout& layout);
 // kNotFound, or kCorrupt with the reason. The chain is the caller's to check (prev is returned through `prev`).
 Result<Slot> ReadSlot(FileSystem& fs, const RunLayout& layout, const std::string& stream, uint32_t seq, const Nonce& job, Digest* prev);
 
+// kCorrupt "LEDGER_REGRESSION ...": slot `seq`, once seen whole, `what` ("was there and is gone"). The message says what to type.
+Error LedgerRegression(const RunLayout& layout, const std::string& stream, uint32_t seq, const std::string& what);
+
 struct StreamState {               // what a fold over the slots of one stream knows about ownership
   uint32_t next_seq = 0;           // the number that the next commit must take
   Digest tail;                     // digest of the last slot, zero when empty
@@ -49,7 +52,7 @@ class StreamReader {
  public:
   StreamReader(FileSystem& fs, RunLayout layout, std::string stream, Nonce job);
   // Calls `on_record` for every counting record of every new slot, in order. A gap or a bad slot: kCorrupt, naming the path and
-  // "jobctl fsck". A stream whose directory does not exist yet is empty.
+  // "jobctl fsck"; so does a slot that was folded and has vanished (LEDGER_REGRESSION). A stream whose directory does not exist yet is empty.
   Status Poll(const std::function<Status(const Record&, const Slot&)>& on_record);
   const StreamState& state() const { return state_; }
   const std::string& stream() const { return stream_; }
@@ -61,6 +64,7 @@ class StreamReader {
   friend class StreamWriter;
   // Applies the next slot and delivers what counts. An error of `on_record` leaves the state as it was.
   Status Take(const Slot& slot, const Digest& prev, const std::function<Status(const Record&, const Slot&)>& on_record);
+  Status LookForLost();
   FileSystem& fs_;
   RunLayout layout_;
   std::string stream_;
@@ -89,7 +93,9 @@ class StreamWriter {
                                                     const std::function<Status(const Record&, const Slot&)>& on_record,
                                                     const Options& options, std::vector<Record> with_claim = {});
   // Commits the records as one slot. OK = durable. kFenced: a newer claim is there, this writer is dead for good (exit 75).
-  // kInternal "FORKED": a twin with our identity wrote this slot (exit 1). kResourceExhausted: no space; nothing was committed, the
+  // kInternal "FORKED": a twin with our identity wrote this slot (exit 1). kCorrupt "LEDGER_REGRESSION": the slot before this one is not what
+  // it was; looked at after a while without commits, and after a commit that took long: a server that forgets has rebooted in between, and
+  // that takes longer. These records are not acknowledged, the stream needs fsck. kResourceExhausted: no space; nothing was committed, the
   // writer may go on. kTransient: storage gave no clear answer; append the same records again later - if they were committed after
   // all, the fold counts them once. Epoch and wall time of the records are filled in here.
   Status Append(std::vector<Record> records);
@@ -104,6 +110,7 @@ class StreamWriter {
   Result<Landing> CommitOnce(std::vector<Record> records, uint64_t epoch);
   Result<Slot> LookAt(uint32_t seq, Digest* prev);
   Status Advance(const Landing& landing);
+  Status LookBack();
   Status Yield(const Landing& landing);
   FileSystem& fs_;
   RunLayout layout_;
@@ -114,6 +121,7 @@ class StreamWriter {
   StreamState state_;
   std::vector<Nonce> abandoned_;   // nonces of our tries at the current slot whose outcome is unknown
   bool fenced_ = false;
+  uint64_t sure_ns_ = 0;           // when the slot before the next one was known to be there
 };
 
 }  // namespace holdfast

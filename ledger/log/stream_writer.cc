@@ -8,6 +8,7 @@
 //   owner; a slot of an older epoch               a zombie writing blindly: fold it (its records do not count), next number
 //   claimant; anything                            fold it, next number, ask again whether to take over
 //   nothing there                                 publish once more, then report the storage fault
+// Before and after a commit that a reboot of the server may have come between, the slot before it is looked at: LEDGER_REGRESSION.
 #include <algorithm>
 
 #include "ledger/base/mutant.h"
@@ -18,6 +19,7 @@
 namespace holdfast {
 
 constexpr int kRoundsMax = 1000;  // slots that may be lost to others in one call
+constexpr uint64_t kRebootNs = 5'000'000'000;  // no machine is back sooner; within it the server remembers what it acknowledged
 
 struct StreamWriter::Landing {
   bool ours = false;
@@ -56,11 +58,13 @@ Status StreamWriter::TakeOver(const std::function<Status(const Record&, const Sl
     if (held && options_.may_take_over) HOLDFAST_TRY(options_.may_take_over(seen.claim));
     if (options_.before_try) HOLDFAST_TRY(options_.before_try());
     state_ = seen;
+    sure_ns_ = clock_.MonotonicNs();
     Claim claim = options_.claim;
     claim.epoch = seen.epoch + 1;
     std::vector<Record> records = with_claim;
     records.push_back(MakeControl({RecordClass::kClaim, StageNumber(stream_), static_cast<uint32_t>(claim.epoch), 0, 0}, claim.ToJson()));
     HOLDFAST_ASSIGN(const Landing landing, CommitOnce(std::move(records), claim.epoch));
+    if (landing.ours) HOLDFAST_TRY(LookBack());
     HOLDFAST_TRY(reader_->Take(landing.slot, landing.prev, on_record));
     state_ = reader_->state();
     if (landing.ours) return OkStatus();
@@ -71,12 +75,13 @@ Status StreamWriter::TakeOver(const std::function<Status(const Record&, const Sl
 Status StreamWriter::Append(std::vector<Record> records) {
   if (fenced_) return Fenced("stream " + stream_ + ": this owner was fenced before");
   for (int round = 0; round < kRoundsMax; ++round) {
+    HOLDFAST_TRY(LookBack());
     HOLDFAST_ASSIGN(const Landing landing, CommitOnce(records, state_.epoch));
     if (!landing.ours && HOLDFAST_MUTANT("skip-taken-slot")) {
       ++state_.next_seq;
       continue;
     }
-    if (!landing.ours) HOLDFAST_TRY(Yield(landing));
+    HOLDFAST_TRY(landing.ours ? LookBack() : Yield(landing));
     HOLDFAST_TRY(Advance(landing));
     if (landing.ours) return OkStatus();
   }
@@ -107,8 +112,26 @@ Status StreamWriter::Advance(const Landing& landing) {
   const auto applied = ApplySlot(landing.slot, landing.prev, &state_);
   if (!applied.ok()) return Annotate(applied.error(), "stream " + stream_);
   abandoned_.clear();
+  sure_ns_ = clock_.MonotonicNs();
   if (reader_->sink_ && behind) return reader_->Take(landing.slot, landing.prev, reader_->sink_);
   return OkStatus();
+}
+
+// Is the slot before the next one still what it was? Whoever was replaced finds that out by his commit. No answer is no finding.
+Status StreamWriter::LookBack() {
+  const uint64_t now = clock_.MonotonicNs();
+  if (state_.next_seq == 0 || now - sure_ns_ < kRebootNs) return OkStatus();
+  const uint32_t seq = state_.next_seq - 1;
+  Digest prev;
+  const auto last = LookAt(seq, &prev);
+  const bool lost = last.ok() ? last->digest != state_.tail : last.code() == ErrorCode::kNotFound || last.code() == ErrorCode::kCorrupt;
+  if (!lost) {
+    sure_ns_ = now;
+    return OkStatus();
+  }
+  const auto next = LookAt(state_.next_seq, &prev);
+  if (next.ok() && next->incarnation != options_.claim.incarnation) return OkStatus();
+  return LedgerRegression(layout_, stream_, seq, last.ok() ? "is another one than before" : last.code() == ErrorCode::kCorrupt ? "was whole and is damaged" : "was there and is gone");
 }
 
 // What lies at `seq`. A name that is listed but cannot be opened is there all the same: kTransient.

@@ -13,7 +13,7 @@ const std::vector<uint32_t> kTodo = {3, 5, 9};
 
 StageState DiedCalibrating() {
   StageState s;
-  s.suspicion.barren = 1;
+  s.suspicion.before = {.calibrating = true, .progress = false, .released = false};
   return s;
 }
 
@@ -47,7 +47,6 @@ TEST(Poison, ASampleIsBlamedOnlyWhenNothingElseIsLeft) {
   ASSERT_EQ(blamed.code(), ErrorCode::kInvalidArgument);
   EXPECT_NE(blamed.error().message.find("sample 5 "), std::string::npos) << blamed.error().message;
   s.suspicion.tries[5] = kTriesMax - 1;
-  s.suspicion.barren = 1;
   EXPECT_TRUE(CheckPoison(s, CautionFor(s, "signal 11", kSize, last), last).ok());
   s.suspicion = {};
   s.suspicion.before = {.calibrating = true, .progress = true, .released = false};

@@ -186,13 +186,18 @@ TEST(FsckRoot, EveryByteOfRootIsGuarded) {
   Expect(root.Fsck(), kFsckErrorsLeft, "F001", "ROOT");
 }
 
+// Two slots at least in the queue and in the stream of n1.
+void FillStreams(TestRoot* root) {
+  root->Join(Self("n1", 1));
+  root->Join(Self("n1", 2));
+  root->Say(Op::kRefuse, kNobody, "a");
+  root->Say(Op::kRefuse, "00000000cafe", "b");
+}
+
 TEST(FsckRoot, DamageInQueueAndNodeStreams) {
   for (const bool node : {false, true}) {
     TestRoot root;
-    root.Join(Self("n1", 1));
-    root.Join(Self("n1", 2));
-    root.Say(Op::kRefuse, kNobody, "a");
-    root.Say(Op::kRefuse, "00000000cafe", "b");
+    FillStreams(&root);
     const std::string stream = node ? "node.n1" : "queue";
     const std::string path = root.layout.streams().Slot(stream, 0);
     Bytes damaged = Slurp(path);
@@ -351,10 +356,7 @@ RepairReport Repair(TestRoot& root) {
 TEST(FsckRootRepair, AStreamOfTheRootCanBeReadAgain) {
   for (const bool node : {false, true}) {
     TestRoot root;
-    root.Join(Self("n1", 1));
-    root.Join(Self("n1", 2));
-    root.Say(Op::kRefuse, kNobody, "a");
-    root.Say(Op::kRefuse, "00000000cafe", "b");
+    FillStreams(&root);
     const std::string path = root.layout.streams().Slot(node ? "node.n1" : "queue", 0);
     Bytes damaged = Slurp(path);
     damaged[100] ^= 1;

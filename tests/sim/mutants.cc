@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include "ledger/base/forwarding_file_system.h"
+
 namespace holdfast::sim {
 namespace {
 
@@ -26,14 +28,13 @@ class MutantFile final : public WritableFile {
   Mutant mutant_;
 };
 
-class MutantFs final : public FileSystem {
+class MutantFs final : public ForwardingFileSystem {
  public:
-  MutantFs(FileSystem& fs, Mutant mutant) : fs_(fs), mutant_(mutant) {}
+  MutantFs(FileSystem& fs, Mutant mutant) : ForwardingFileSystem(fs), mutant_(mutant) {}
   Result<std::unique_ptr<WritableFile>> Create(const std::string& path, uint32_t mode) override {
     HOLDFAST_ASSIGN(auto file, fs_.Create(path, mode));
     return std::unique_ptr<WritableFile>(std::make_unique<MutantFile>(std::move(file), mutant_));
   }
-  Result<std::unique_ptr<ReadableFile>> Open(const std::string& path) override { return fs_.Open(path); }
   Status Link(const std::string& from, const std::string& to) override {
     if (mutant_ == Mutant::kTrustStaleListing) {
       const auto names = fs_.List(DirName(to));
@@ -44,18 +45,8 @@ class MutantFs final : public FileSystem {
     (void)fs_.Unlink(to);
     return fs_.Link(from, to);
   }
-  Status RenameExclusive(const std::string& from, const std::string& to) override { return fs_.RenameExclusive(from, to); }
-  Status Replace(const std::string& from, const std::string& to) override { return fs_.Replace(from, to); }
-  Status Unlink(const std::string& path) override { return fs_.Unlink(path); }
-  Status RemoveTree(const std::string& path) override { return fs_.RemoveTree(path); }
-  Status SyncDir(const std::string& path) override { return fs_.SyncDir(path); }
-  Status MakeDirs(const std::string& path) override { return fs_.MakeDirs(path); }
-  Result<std::vector<std::string>> List(const std::string& path) override { return fs_.List(path); }
-  Result<FileInfo> Stat(const std::string& path) override { return fs_.Stat(path); }
-  Result<SpaceInfo> Space(const std::string& path) override { return fs_.Space(path); }
 
  private:
-  FileSystem& fs_;
   Mutant mutant_;
 };
 
