@@ -134,7 +134,7 @@ Status RunJob::MayTakeOver(const Claim& current) {
   const auto who = std::find_if(all.begin(), all.end(), [&](const Incarnation& i) { return i.nonce == current.incarnation; });
   if (who == all.end()) return OkStatus();
   const Liveness life = ProbeIncarnation(*who);
-  if (life == Liveness::kDead) return OkStatus();
+  if (life == Liveness::kDead || life == Liveness::kRebooted) return OkStatus();
   const std::string where = "process " + std::to_string(who->pid) + " on " + who->hostname;
   if (life == Liveness::kAlive) {
     return InvalidArgument(options_.run_dir + ": " + where + " is working on this run; watch it with `jobctl status " + options_.run_dir +

@@ -40,7 +40,8 @@ Activity ActivityOf(const RunState& state) {
     a.who = "process " + std::to_string(i.pid) + " on " + i.hostname;
     switch (ProbeIncarnation(i)) {
       case Liveness::kAlive: a.alive = true; a.state = "running"; break;
-      case Liveness::kDead: a.state = "interrupted"; break;
+      case Liveness::kDead:
+      case Liveness::kRebooted: a.state = "interrupted"; break;
       case Liveness::kElsewhere: a.alive = true; a.state = "running elsewhere"; break;
     }
   }

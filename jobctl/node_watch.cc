@@ -13,7 +13,11 @@ namespace {
 constexpr uint64_t kPollMs = 250;
 constexpr uint64_t kNsPerMs = 1'000'000;
 
-bool Undecided(const NodeStatus& n) { return n.life == NodeLife::kSilent && ProbeIncarnation(n.known.incarnation) == Liveness::kElsewhere; }
+bool Undecided(const NodeStatus& n) {
+  if (n.life != NodeLife::kSilent) return false;
+  const Liveness life = ProbeIncarnation(n.known.incarnation);
+  return life == Liveness::kElsewhere || life == Liveness::kRebooted;
+}
 
 }  // namespace
 

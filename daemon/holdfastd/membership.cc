@@ -47,7 +47,7 @@ Result<std::unique_ptr<Membership>> Membership::Join(FileSystem& fs, const Clock
   return m;
 }
 
-// Is there a daemon of our name that lives? On this machine its process tells, elsewhere its beats.
+// Is there a daemon of our name that lives? In this boot of this machine its process tells, elsewhere its beats.
 Status Membership::RefuseTwin() {
   const auto it = roster_.nodes().find(options_.self.node);
   if (it == roster_.nodes().end() || it->second.released) return OkStatus();

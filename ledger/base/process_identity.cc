@@ -73,7 +73,7 @@ Liveness ProbeProcess(const ProcessIdentity& who) {
   }
   const std::string machine_id = SystemLine("/etc/machine-id");
   const bool same_machine = who.hostname == HostName() && who.machine_id == machine_id;
-  return same_machine ? Liveness::kDead : Liveness::kElsewhere;  // the same machine, but it was rebooted since
+  return same_machine ? Liveness::kRebooted : Liveness::kElsewhere;
 }
 
 }  // namespace holdfast

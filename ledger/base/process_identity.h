@@ -24,6 +24,7 @@ std::string SystemLine(const std::string& path);
 enum class Liveness : uint8_t {
   kAlive,      // same machine and boot, the pid runs and started when the record says
   kDead,       // same machine, and it does not
+  kRebooted,   // same host name and machine-id, another boot: dead, unless a clone of this machine lives; where it matters, beats tell
   kElsewhere,  // another machine: cannot be told from here
 };
 Liveness ProbeProcess(const ProcessIdentity& who);

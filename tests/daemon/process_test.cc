@@ -25,10 +25,10 @@ TEST(Process, ThisProcessIsAliveAndAnOlderPidOfTheSameNumberIsNot) {
   EXPECT_EQ(ProbeIncarnation(me), Liveness::kDead);
 }
 
-TEST(Process, ARebootKillsEverybodyAndAnotherMachineCannotBeTold) {
+TEST(Process, AnotherBootOfThisMachineMayBeItsCloneAndAnotherMachineCannotBeTold) {
   Incarnation me = DescribeThisProcess("n", "test", "cpu");
   me.boot_id = "another boot";
-  EXPECT_EQ(ProbeIncarnation(me), Liveness::kDead);
+  EXPECT_EQ(ProbeIncarnation(me), Liveness::kRebooted);
   me.hostname = "another-host";
   me.machine_id = "another machine";
   EXPECT_EQ(ProbeIncarnation(me), Liveness::kElsewhere);

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <map>
 
+#include "ledger/base/forwarding_file_system.h"
 #include "ledger/base/sim_file_system.h"
 #include "ledger/log/publish.h"
 #include "ledger/segment/segment.h"
@@ -339,6 +340,136 @@ TEST(Stream, BrokenChainIsRefused) {
   const Status s = reader.Poll(nullptr);
   EXPECT_EQ(s.code(), ErrorCode::kCorrupt);
   EXPECT_NE(s.error().message.find("chain"), std::string::npos);
+}
+
+// ---- a server that lost what it had acknowledged ----
+
+bool IsRegression(const Status& s) {
+  return s.code() == ErrorCode::kCorrupt && s.error().message.find("LEDGER_REGRESSION") != std::string::npos &&
+         s.error().message.find("jobctl fsck /run --repair") != std::string::npos;
+}
+
+TEST(StreamRegression, ReaderMissesWhatItFolded) {
+  for (uint32_t gone = 0; gone < 4; ++gone) {
+    World w;
+    auto a = w.ClaimOk(1);
+    StreamReader reader(w.fs, w.layout, kStream, w.job);
+    for (uint32_t i = 1; i < 4; ++i) HOLDFAST_ASSERT_OK(a->writer->Append({Note(i)}));
+    HOLDFAST_ASSERT_OK(reader.Poll(nullptr));
+    HOLDFAST_ASSERT_OK(w.fs.Unlink(w.layout.Slot(kStream, gone)));
+    const Status s = reader.Poll(nullptr);
+    EXPECT_TRUE(IsRegression(s)) << "slot " << gone;
+    EXPECT_NE(s.error().message.find(w.layout.Slot(kStream, gone)), std::string::npos) << s.error().message;
+  }
+}
+
+TEST(StreamRegression, ReaderMissesTheWholeStream) {
+  World w;
+  auto a = w.ClaimOk(1);
+  HOLDFAST_ASSERT_OK(a->reader.Poll(nullptr));
+  HOLDFAST_ASSERT_OK(w.fs.RemoveTree(w.layout.LogDir()));
+  EXPECT_TRUE(IsRegression(a->reader.Poll(nullptr)));
+}
+
+// Listings are no snapshots and may be old.
+TEST(StreamRegression, AListingThatLacksANameIsNotBelieved) {
+  class Forgetful final : public ForwardingFileSystem {
+   public:
+    using ForwardingFileSystem::ForwardingFileSystem;
+    Result<std::vector<std::string>> List(const std::string&) override { return std::vector<std::string>{}; }
+  };
+  World w;
+  auto a = w.ClaimOk(1);
+  Forgetful forgetful(w.fs);
+  StreamReader reader(w.fs, w.layout, kStream, w.job), other(forgetful, w.layout, kStream, w.job);
+  HOLDFAST_ASSERT_OK(reader.Poll(nullptr));
+  StreamWriter::Options options = w.OptionsOf(2);
+  HOLDFAST_ASSERT_OK(StreamWriter::Open(forgetful, w.layout, w.clock, &other, nullptr, options));
+  EXPECT_EQ(other.state().next_seq, 2u);
+  HOLDFAST_EXPECT_OK(other.Poll(nullptr));
+}
+
+class HandClock final : public Clock {
+ public:
+  uint64_t MonotonicNs() const override { return now; }
+  uint64_t WallNs() const override { return now; }
+  void SleepMs(uint64_t) override {}
+  uint64_t now = 1;
+};
+
+struct Rebooting : World {  // an owner with two notes, whose server may forget
+  HandClock hand;
+  StreamReader reader{fs, layout, kStream, job};
+  std::unique_ptr<StreamWriter> writer;
+
+  Rebooting() {
+    auto opened = StreamWriter::Open(fs, layout, hand, &reader, nullptr, OptionsOf(1));
+    EXPECT_TRUE(opened.ok());
+    writer = std::move(opened).value();
+    for (uint32_t i = 1; i <= 2; ++i) HOLDFAST_EXPECT_OK(writer->Append({Note(i)}));
+  }
+  void Wait() { hand.now += 10'000'000'000; }
+};
+
+TEST(StreamRegression, OwnerLooksBackAfterAWhile) {
+  Rebooting w;
+  w.Wait();
+  HOLDFAST_ASSERT_OK(w.writer->Append({Note(3)}));
+  HOLDFAST_ASSERT_OK(w.fs.Unlink(w.layout.Slot(kStream, 3)));
+  w.Wait();
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(IsRegression(w.writer->Append({Note(4)})));
+  EXPECT_EQ(w.Notes(), (Numbers{1, 2})) << "and leaves no gap";
+}
+
+TEST(StreamRegression, OwnerFindsHisLastSlotDamaged) {
+  Rebooting w;
+  w.fs.Corrupt(w.layout.Slot(kStream, 2), 100, 0x10);
+  w.Wait();
+  EXPECT_TRUE(IsRegression(w.writer->Append({Note(3)})));
+}
+
+// The server forgets while the commit waits for it: the new slot lies behind a gap, and is not acknowledged.
+TEST(StreamRegression, OwnerLooksBackAfterACommitThatTookLong) {
+  Rebooting w;
+  w.fs.SetHook([&](const std::string& op, const std::string&) -> Status {
+    if (op != "link") return OkStatus();
+    w.fs.SetHook(nullptr);
+    w.Wait();
+    return w.fs.Unlink(w.layout.Slot(kStream, 2));
+  });
+  EXPECT_TRUE(IsRegression(w.writer->Append({Note(3)})));
+  StreamReader fresh(w.fs, w.layout, kStream, w.job);
+  EXPECT_EQ(fresh.Poll(nullptr).code(), ErrorCode::kCorrupt);
+}
+
+// A repair buries the last slot under a claim of its own: its former owner was replaced, no more.
+TEST(StreamRegression, WhoWasReplacedIsFencedWhateverLiesBehind) {
+  Rebooting w;
+  auto b = w.ClaimOk(2);
+  HOLDFAST_ASSERT_OK(w.fs.Unlink(w.layout.Slot(kStream, 2)));
+  w.Wait();
+  EXPECT_EQ(w.writer->Append({Note(3)}).code(), ErrorCode::kFenced);
+}
+
+TEST(StreamRegression, NoAnswerIsNoFinding) {
+  class Deaf final : public ForwardingFileSystem {
+   public:
+    using ForwardingFileSystem::ForwardingFileSystem;
+    Result<std::unique_ptr<ReadableFile>> Open(const std::string& path) override {
+      if (deaf) return ErrnoError(ESTALE, "opening " + path);
+      return ForwardingFileSystem::Open(path);
+    }
+    bool deaf = false;
+  };
+  World w;
+  HandClock hand;
+  Deaf fs(w.fs);
+  StreamReader reader(fs, w.layout, kStream, w.job);
+  auto writer = StreamWriter::Open(fs, w.layout, hand, &reader, nullptr, w.OptionsOf(1));
+  HOLDFAST_ASSERT_OK(writer);
+  fs.deaf = true;
+  hand.now += 10'000'000'000;
+  HOLDFAST_EXPECT_OK((*writer)->Append({Note(1)}));
 }
 
 // ---- power cuts ----
