@@ -22,6 +22,7 @@ ProcessFiles::ProcessFiles(SimNode& node, Process& process, Tape* tape) : plain_
 // ---- cluster ----
 
 Cluster::Cluster(ClusterOptions o) : world(o.seed, o.trace), server(o.kind, Mix(o.seed, 2)), options(std::move(o)) {
+  server.faults = &world.faults;
   for (const NodeOptions& n : options.nodes) nodes[n.name] = std::make_unique<SimNode>(*this, n, Mix(options.seed, 100 + nodes.size()));
 }
 
@@ -44,7 +45,8 @@ void Cluster::Submit() {
   HOLDFAST_CHECK(fs.MakeDirs(layout.TmpDir(self.nonce)).ok());
   // In a process, so that the nonces that it draws are this seed's.
   const auto operator_process = world.Spawn("operator", [&](Process& process) {
-    NodeClock clock(world, process, 0);
+    const int64_t exact = 0;
+    NodeClock clock(world, process, exact);
     HOLDFAST_CHECK(EnsureFormat(fs, layout, self.nonce).ok());
     NewJob job = DescribeJob(fs, options.shape, uuid);
     job.records.push_back(MakeControl({RecordClass::kIncarnation, 0, 0, 0, 0}, self.ToJson()));
@@ -78,6 +80,18 @@ void Cluster::Damaged(const std::string& who, const Error& error) {
 
 // ---- network ----
 
+bool Cluster::Lost() {
+  const bool lost = world.random().Chance(net.loss);
+  if (lost) world.faults.Add(Fault::kMessageLost);
+  return lost;
+}
+
+uint64_t Cluster::Copies() {
+  const bool twice = world.random().Chance(net.duplicate);
+  if (twice) world.faults.Add(Fault::kMessageTwice);
+  return twice ? 2 : 1;
+}
+
 void Cluster::Deliver(uint64_t count, const std::function<void()>& what) {
   for (; count > 0; --count) {
     ++messages;
@@ -87,11 +101,14 @@ void Cluster::Deliver(uint64_t count, const std::function<void()>& what) {
 
 void Cluster::SendBeat(SimNode& from, const NodeView& view) {
   for (auto& [name, to] : nodes) {
-    if (name == from.name() || !from.net_out || world.random().Chance(net.loss)) continue;
-    Deliver(world.random().Chance(net.duplicate) ? 2 : 1, [this, node = to.get(), view] {
+    if (name == from.name() || !from.net_out || Lost()) continue;
+    Deliver(Copies(), [this, node = to.get(), view] {
       if (!node->on() || !node->net_in) return;
       const auto it = node->heard.find(view.name);
-      if (it != node->heard.end() && it->second.incarnation == view.incarnation && it->second.count >= view.count) return;
+      if (it != node->heard.end() && it->second.incarnation == view.incarnation && it->second.count >= view.count) {
+        if (it->second.count > view.count) world.faults.Add(Fault::kMessageOvertaken);
+        return;
+      }
       node->heard[view.name] = view;
       node->heard_at[view.name] = world.now();
     });
@@ -99,8 +116,8 @@ void Cluster::SendBeat(SimNode& from, const NodeView& view) {
 }
 
 void Cluster::SendCut(SimNode& from, const std::string& endpoint, CutMessage message) {
-  if (!from.net_out || world.random().Chance(net.loss)) return;
-  Deliver(world.random().Chance(net.duplicate) ? 2 : 1, [this, endpoint, message = std::move(message)] {
+  if (!from.net_out || Lost()) return;
+  Deliver(Copies(), [this, endpoint, message = std::move(message)] {
     for (auto& [name, node] : nodes) {
       if (!node->on() || !node->net_in) continue;
       for (const auto& task : node->tasks) {
@@ -119,7 +136,9 @@ void SimNode::StartDaemon() {
   daemon_ = cluster.world.Spawn(name() + "/daemon", [this](Process& p) { DaemonMain(p, *this); }, [this, life] {
     if (life != life_) return;
     cluster.world.After(kDaemonRestartNs, [this, life] {   // as its unit says
-      if (life == life_ && on_) LoseDaemon();
+      if (life != life_ || !on_) return;
+      cluster.world.faults.Add(Fault::kDaemonRestarted);
+      LoseDaemon();
     });
   });
 }
@@ -151,7 +170,7 @@ void SimNode::PowerOff() {
   on_ = false;
   kernel.PowerOff();              // first: what dying processes leave is not written
   KillAll();
-  kernel.cut_off = draining = false;
+  kernel.cut_off = draining = coordinates = false;
   ++cluster.deaths;
 }
 
@@ -178,6 +197,7 @@ void SimNode::LoseDaemon() {
 void SimNode::PauseTask(size_t index, uint64_t ns) {
   if (index >= tasks.size() || !tasks[index]->process || tasks[index]->process->finished()) return;
   cluster.world.Trace(tasks[index]->process->name(), "paused for " + std::to_string(ns / kMs) + " ms");
+  cluster.world.faults.Add(Fault::kTaskPaused);
   tasks[index]->process->Pause(true);
   cluster.world.After(ns, [p = tasks[index]->process] { p->Pause(false); });
 }
@@ -194,6 +214,7 @@ void SimNode::CloneTask(size_t index, SimNode& host) {
   cluster.world.Trace(original.process->name(), "cloned to " + host.name());
   host.orphans.push_back(clone);
   ++cluster.clones;
+  cluster.world.faults.Add(Fault::kClone);
   clone->process = cluster.world.Spawn(
       host.name() + "/clone-of-" + original.process->name(),
       [&host, clone](Process& p) {
@@ -201,7 +222,7 @@ void SimNode::CloneTask(size_t index, SimNode& host) {
         const Status status = WorkerMain(p, host, *clone);
         host.cluster.world.Trace(p.name(), status.ok() ? "ends well" : "ends: " + status.error().message);
         if (clone->tape->astray()) host.cluster.world.Violation(p.name() + " did not repeat what its original did");
-        if (!p.dead() && status.code() == ErrorCode::kInternal && status.error().message.find("FORKED") != std::string::npos) ++host.cluster.forked;
+        if (!p.dead() && status.code() == ErrorCode::kInternal && status.error().message.find("FORKED") != std::string::npos) host.cluster.Forked();
       },
       [] {}, original.process->seed());
 }
@@ -209,6 +230,7 @@ void SimNode::CloneTask(size_t index, SimNode& host) {
 void SimNode::KillTask(size_t index) {
   if (index >= tasks.size() || !tasks[index]->process || tasks[index]->process->finished()) return;
   cluster.world.Trace(name(), "kill -9 of " + tasks[index]->process->name());
+  cluster.world.faults.Add(Fault::kTaskKilled);
   ++cluster.deaths;
   tasks[index]->process->Kill();
 }
@@ -240,7 +262,8 @@ void StartTask(SimNode& node, const std::shared_ptr<SimTask>& task) {
         if (p.dead()) return;
         task->ended = status;
         node.cluster.world.Trace(p.name(), status.ok() ? "ends well" : "ends: " + status.error().message);
-        node.cluster.forked += status.code() == ErrorCode::kInternal && status.error().message.find("FORKED") != std::string::npos;
+        if (status.code() == ErrorCode::kInternal && status.error().message.find("FORKED") != std::string::npos) node.cluster.Forked();
+        if (status.code() == ErrorCode::kFenced) node.cluster.world.faults.Add(Fault::kFenced);
         if (status.code() == ErrorCode::kCorrupt) node.cluster.Damaged(p.name(), status.error());
       },
       [&node, task] { EndTask(node, task); });
@@ -256,6 +279,7 @@ void EndTask(SimNode& node, const std::shared_ptr<SimTask>& task) {
   if (code == kExitRefused) return void(task->state = TaskState::kRefused);
   if (code == kExitStopped) {
     const bool space = task->ended.code() == ErrorCode::kResourceExhausted, asked = task->stop.load() && task->ended.code() != ErrorCode::kFenced;
+    if (space) node.cluster.world.faults.Add(Fault::kWaitedForSpace);
     task->state = space ? TaskState::kNoSpace : asked ? TaskState::kStopped : TaskState::kFenced;
     task->retry_at = now + (space ? kSpaceRetryNs : kFencedRetryNs);
     return;

@@ -26,7 +26,8 @@ class Cluster;
 // The clock of one node: monotonic since its boot, and a wall clock that is anybody's guess.
 class NodeClock final : public Clock {
  public:
-  NodeClock(World& world, Process& process, int64_t wall_skew_s, Tape* tape = nullptr) : world_(world), process_(process), wall_skew_s_(wall_skew_s), tape_(tape) {}
+  // `wall_skew_s` may change while it runs.
+  NodeClock(World& world, Process& process, const int64_t& wall_skew_s, Tape* tape = nullptr) : world_(world), process_(process), wall_skew_s_(wall_skew_s), tape_(tape) {}
   uint64_t MonotonicNs() const override { return tape_ == nullptr ? world_.now() : tape_->Number('t', world_.now()); }
   uint64_t WallNs() const override {
     const uint64_t now = world_.now() + 1'700'000'000ull * kSecond + static_cast<uint64_t>(wall_skew_s_) * kSecond;
@@ -37,7 +38,7 @@ class NodeClock final : public Clock {
  private:
   World& world_;
   Process& process_;
-  int64_t wall_skew_s_;
+  const int64_t& wall_skew_s_;
   Tape* tape_;
 };
 
@@ -103,7 +104,7 @@ class SimNode {
   std::map<std::string, uint64_t> heard_at;
   std::vector<std::shared_ptr<SimTask>> tasks;
   std::vector<std::shared_ptr<SimTask>> orphans;
-  bool draining = false;
+  bool draining = false, coordinates = false;
   bool net_out = true, net_in = true;                // one-way partitions
 
  private:
@@ -157,9 +158,12 @@ class Cluster {
     uint64_t delay_ns_max = 20 * kMs;
   } net;
   uint64_t messages = 0, claims = 0, deaths = 0, clones = 0, forked = 0;
+  void Forked() { ++forked, world.faults.Add(Fault::kForked); }
 
  private:
   void Deliver(uint64_t count, const std::function<void()>& what);
+  bool Lost();
+  uint64_t Copies();
   std::vector<Ack> acks_;
   bool done_ = false;
   std::string failed_;

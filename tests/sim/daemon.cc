@@ -63,6 +63,7 @@ class Daemon {
     if (driver_.Done()) return Finish();
     if (!driver_.coordinates()) HOLDFAST_TRY(Elect());
     if (driver_.coordinates()) HOLDFAST_TRY(Coordinate());
+    node_.coordinates = driver_.coordinates();
     Reconcile();
     return OkStatus();
   }

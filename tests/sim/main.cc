@@ -2,14 +2,18 @@
 //
 // holdfast-sim: runs seeds, or one seed with everything that happens.
 #include <malloc.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 
 #include "ledger/base/clock.h"
 #include "ledger/base/file_system.h"
+#include "ledger/base/json.h"
 #include "tests/sim/scale.h"
 #include "tests/sim/scenario.h"
 
@@ -17,20 +21,33 @@ namespace holdfast::sim {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: holdfast-sim [--seed N [--trace]] [--seeds N] [--first N] [--mutant NAME|list] [--scale CELLS [--nodes N]]\n\n"
+    "usage: holdfast-sim [--seed N [--trace]] [--seeds N] [--first N] [--all-faults] [--mutant NAME|list] [--scale CELLS [--nodes N]]\n\n"
     "Simulates whole clusters, one history a seed. Without arguments: 1000 seeds.\n"
     "  --seed N         this one; twice, and both histories must be the same\n"
     "  --trace          every call of every process, with its virtual time\n"
     "  --seeds N        seeds first .. first+N-1 (default 1000)\n"
-    "  --first N        default 1\n"
+    "  --first N        default 1. The last line is a JSON object; as many processes as there are cores may run side by side\n"
+    "  --all-faults     fails, too, if some kind of fault never happened\n"
     "  --scale CELLS    how costs grow from 1 to 64 nodes with about CELLS cells: a table, and scale.svg\n"
     "  --nodes N        with --scale: up to N nodes\n"
     "  --mutant NAME    a broken variant: runs until it is caught, at most --seeds\n\n"
     "EXIT STATUS: 0 nothing is wrong (with --mutant: it was caught), 1 something is, 2 usage.\n";
 
+constexpr unsigned kSeedSecondsMax = 600;   // of real time: a seed takes a twentieth of one
+volatile uint64_t g_seed = 0;
+
+// A seed that ends the process, or does not end: at least it is known which.
+void SayWhichSeed(int signal) {
+  char text[96];
+  const int n = std::snprintf(text, sizeof(text), "seed %llu: %s\n", static_cast<unsigned long long>(g_seed), signal == SIGALRM ? "does not end" : "ends the process");
+  (void)!::write(STDOUT_FILENO, text, static_cast<size_t>(n));
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
 struct Arguments {
   uint64_t first = 1, seeds = 1000, scale = 0, nodes = 64;
-  bool one = false, trace = false, list = false, usage = false;
+  bool one = false, trace = false, all_faults = false, list = false, usage = false;
   Mutant mutant = Mutant::kNone;
 };
 
@@ -39,8 +56,8 @@ Arguments Parse(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     const std::string value = i + 1 < argc ? argv[i + 1] : "";
-    if (arg == "--trace") {
-      a.trace = true;
+    if (arg == "--trace" || arg == "--all-faults") {
+      (arg == "--trace" ? a.trace : a.all_faults) = true;
       continue;
     }
     if (value.empty()) {
@@ -61,6 +78,7 @@ Arguments Parse(int argc, char** argv) {
 }
 
 int RunOne(const Arguments& a) {
+  g_seed = a.first;
   const RunResult r = RunSeed({.seed = a.first, .trace = a.trace, .mutant = a.mutant, .deep = true});
   const RunResult again = RunSeed({.seed = a.first, .trace = false, .mutant = a.mutant, .deep = true});
   std::printf("seed %llu: %s\n", static_cast<unsigned long long>(a.first), r.wrong.empty() ? "ok" : r.wrong.c_str());
@@ -75,26 +93,59 @@ int RunOne(const Arguments& a) {
   return r.wrong.empty() == (a.mutant == Mutant::kNone) ? 0 : 1;
 }
 
+// Sums of many seeds.
+struct Sums {
+  uint64_t seeds = 0, wrong = 0, virtual_ns = 0, deaths = 0, claims = 0, acks = 0, server_crashes = 0, clones = 0, forked = 0;
+  FaultCounts faults;
+  void Add(const RunResult& r) {
+    ++seeds;
+    wrong += !r.wrong.empty();
+    virtual_ns += r.virtual_ns, deaths += r.deaths, claims += r.claims, acks += r.acks, server_crashes += r.server_crashes, clones += r.clones, forked += r.forked;
+    faults += r.faults;
+  }
+};
+
+// One line of JSON, so that many processes can be added up.
+std::string SummaryLine(const Arguments& a, const Sums& s, double seconds) {
+  const auto rounded = [](double v) { return std::round(v * 100) / 100; };
+  OrderedJson faults = OrderedJson::object();
+  for (size_t i = 0; i < kFaults; ++i) faults[FaultName(static_cast<Fault>(i))] = s.faults.Of(static_cast<Fault>(i));
+  const OrderedJson line = {{"first", a.first}, {"seeds", s.seeds}, {"wrong", s.wrong}, {"virtual_hours", rounded(static_cast<double>(s.virtual_ns) / 3.6e12)},
+                            {"deaths", s.deaths}, {"server_crashes", s.server_crashes}, {"clones", s.clones}, {"forked", s.forked}, {"claims", s.claims},
+                            {"acknowledged", s.acks}, {"seconds", rounded(seconds)}, {"seeds_a_second", rounded(static_cast<double>(s.seeds) / seconds)},
+                            {"faults", faults}};
+  return line.dump();
+}
+
+// Kinds of faults that never happened, one line each.
+uint64_t SayWhatNeverHappened(const Sums& s) {
+  uint64_t missing = 0;
+  for (size_t i = 0; i < kFaults; ++i) {
+    if (s.faults.Of(static_cast<Fault>(i)) > 0) continue;
+    std::printf("never happened: %s\n", FaultName(static_cast<Fault>(i)));
+    ++missing;
+  }
+  return missing;
+}
+
 int RunMany(const Arguments& a) {
   const RealClock clock;
   const uint64_t begin = clock.MonotonicNs();
-  uint64_t bad = 0, virtual_s = 0, deaths = 0, claims = 0, acks = 0, crashes = 0, clones = 0, forked = 0, ran = 0;
+  Sums sums;
   for (uint64_t seed = a.first; seed < a.first + a.seeds; ++seed) {
+    g_seed = seed;
+    ::alarm(kSeedSecondsMax);
     const RunResult r = RunSeed({.seed = seed, .trace = false, .mutant = a.mutant, .deep = seed % 16 == 0});
-    ++ran;
-    virtual_s += r.virtual_ns / 1'000'000'000, deaths += r.deaths, claims += r.claims, acks += r.acks, crashes += r.server_crashes, clones += r.clones, forked += r.forked;
+    sums.Add(r);
     if (r.wrong.empty()) continue;
-    ++bad;
     std::printf("seed %llu: %s\n", static_cast<unsigned long long>(seed), r.wrong.c_str());
     std::fflush(stdout);
     if (a.mutant != Mutant::kNone) break;
   }
-  const double seconds = static_cast<double>(clock.MonotonicNs() - begin) / 1e9;
-  std::printf("%llu seeds in %.1f s (%.1f a second): %llu h of virtual time, %llu deaths, %llu clones (%llu ended as such), %llu server crashes, %llu claims, %llu acknowledged records; %llu wrong\n",
-              static_cast<unsigned long long>(ran), seconds, static_cast<double>(ran) / seconds, static_cast<unsigned long long>(virtual_s / 3600),
-              static_cast<unsigned long long>(deaths), static_cast<unsigned long long>(clones), static_cast<unsigned long long>(forked), static_cast<unsigned long long>(crashes), static_cast<unsigned long long>(claims),
-              static_cast<unsigned long long>(acks), static_cast<unsigned long long>(bad));
-  return (bad == 0) == (a.mutant == Mutant::kNone) ? 0 : 1;
+  ::alarm(0);
+  const uint64_t missing = a.all_faults ? SayWhatNeverHappened(sums) : 0;
+  std::printf("%s\n", SummaryLine(a, sums, static_cast<double>(clock.MonotonicNs() - begin) / 1e9).c_str());
+  return missing == 0 && (sums.wrong == 0) == (a.mutant == Mutant::kNone) ? 0 : 1;
 }
 
 int RunScale(const Arguments& a) {
@@ -126,5 +177,6 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (a.scale > 0) return RunScale(a);
+  for (const int signal : {SIGABRT, SIGSEGV, SIGBUS, SIGALRM}) std::signal(signal, SayWhichSeed);
   return a.one ? RunOne(a) : RunMany(a);
 }

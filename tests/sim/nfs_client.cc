@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <string_view>
 
 namespace holdfast::sim {
 namespace {
@@ -10,7 +11,8 @@ namespace {
 constexpr uint64_t kNegativeNs = 30 * kSecond;     // M7
 constexpr uint64_t kAttributesNs = 30 * kSecond;   // acregmax is 60
 constexpr uint64_t kListingNs = 30 * kSecond;
-constexpr uint64_t kLateLinkNs = 40 * kSecond;
+constexpr uint64_t kLateLinkNs = 40 * kSecond, kSoonNs = 50 * kMs;
+constexpr uint32_t kAtLink = 8;                    // here death and sleep are so much more likely
 constexpr uint64_t kPauseNs = 40 * kSecond;
 
 Error Killed() { return Stopped("killed"); }
@@ -29,7 +31,9 @@ void NfsClient::PowerOff() {
 
 void NfsClient::Replay() {
   for (const auto& [file, bytes] : uncommitted_) {
-    if (file->nlink > 0) (void)server.Write(file, bytes);
+    if (file->nlink == 0) continue;
+    if (file->data != bytes) world.faults.Add(Fault::kReplay);
+    (void)server.Write(file, bytes);
   }
 }
 
@@ -40,7 +44,7 @@ Status NfsFs::Enter(const char* op, const std::string& path) {
   ++client_->rpcs;
   if (dead()) return Killed();
   if (!live()) return OkStatus();
-  HOLDFAST_TRY(Fault(op, path));
+  HOLDFAST_TRY(Trouble(op, path));
   process_->Sleep(client_->random.Between(client_->rpc_ns_min, client_->rpc_ns_max));
   while (!dead() && (!server_.up || client_->cut_off)) process_->Sleep(250 * kMs);
   return dead() ? Status(Killed()) : OkStatus();
@@ -52,21 +56,25 @@ Status NfsFs::Leave() {
   return dead() ? Status(Killed()) : OkStatus();
 }
 
-Status NfsFs::Fault(const char* op, const std::string& path) {
+Status NfsFs::Trouble(const char* op, const std::string& path) {
   const NfsTroubles& t = client_->troubles;
-  if (t.die_at_call != 0 && client_->random.Below(100'000) < t.die_at_call) {
+  const uint32_t weight = std::string_view(op) == "link" ? kAtLink : 1;
+  if (t.die_at_call != 0 && client_->random.Below(100'000) < t.die_at_call * weight) {
+    Count(Fault::kDiesAtCall);
     client_->world.Trace(process_->name(), std::string("dies before ") + op + " " + path);
     process_->Kill();
     return Killed();
   }
-  if (t.pause_at_call != 0 && client_->random.Below(100'000) < t.pause_at_call) {
+  if (t.pause_at_call != 0 && client_->random.Below(100'000) < t.pause_at_call * weight) {
     const uint64_t ns = client_->random.Between(kSecond, kPauseNs);
     client_->world.Trace(process_->name(), "pauses " + std::to_string(ns / kMs) + " ms before " + op + " " + path);
+    Count(Fault::kPausesAtCall);
     process_->Pause(true);
     client_->world.After(ns, [p = process_->shared_from_this()] { p->Pause(false); });
   }
-  if (client_->random.Chance(t.eio)) return Finish(op, path, ErrnoError(EIO, std::string(op) + " " + path));
-  return OkStatus();
+  if (!client_->random.Chance(t.eio)) return OkStatus();
+  Count(Fault::kEio);
+  return Finish(op, path, ErrnoError(EIO, std::string(op) + " " + path));
 }
 
 void NfsFs::Say(const char* op, const std::string& path, const Status& status) {
@@ -104,12 +112,13 @@ class NfsFs::Writer final : public WritableFile {
     bytes_.insert(bytes_.end(), data.begin(), data.end());
     dirty_ = true;
     if (!fs_.server_.full || !fs_.Chance(300)) return OkStatus();
+    fs_.Count(Fault::kFullAtWrite);
     return fs_.Finish("write", path_, ErrnoError(ENOSPC, "writing " + path_));
   }
   Status Sync() override {
     HOLDFAST_TRY(fs_.Enter("fsync", path_));
-    HOLDFAST_TRY(Flush("fsync"));
-    fs_.server_.Commit(file_);
+    HOLDFAST_TRY(Flush("fsync", Fault::kFullAtFsync));
+    HOLDFAST_TRY(Committed());
     if (fs_.client_ != nullptr) std::erase_if(fs_.client_->uncommitted_, [&](const auto& u) { return u.first == file_; });
     committed_ = !dirty_;
     HOLDFAST_TRY(fs_.Leave());
@@ -119,10 +128,13 @@ class NfsFs::Writer final : public WritableFile {
     if (closed_) return OkStatus();
     if (!dirty_ && committed_) {
       closed_ = true;
-      return fs_.dead() ? Status(Killed()) : OkStatus();
+      if (fs_.dead()) return Killed();
+      if (!fs_.server_.full || !fs_.Chance(200)) return OkStatus();
+      fs_.Count(Fault::kFullAtClose);              // some file systems speak up only here
+      return fs_.Finish("close", path_, ErrnoError(ENOSPC, "closing " + path_));
     }
     HOLDFAST_TRY(fs_.Enter("close", path_));
-    HOLDFAST_TRY(Flush("close"));
+    HOLDFAST_TRY(Flush("close", Fault::kFullAtClose));
     closed_ = true;
     Keep();
     return fs_.Finish("close", path_, fs_.Leave());
@@ -131,12 +143,29 @@ class NfsFs::Writer final : public WritableFile {
 
  private:
   // An error is reported once; whoever asks again is told that all is well.
-  Status Flush(const char* op) {
+  Status Flush(const char* op, Fault full) {
     if (!dirty_) return OkStatus();
     dirty_ = false;
     const Status written = fs_.server_.Write(file_, bytes_);
     if (written.ok()) return written;
+    if (fs_.live() && fs_.server_.full && written.code() == ErrorCode::kResourceExhausted) fs_.Count(full);
     return fs_.Finish(op, path_, written);
+  }
+  // COMMIT is a round trip of its own. If the server was restarted since the WRITE, what it was sent is sent once more.
+  Status Committed() {
+    while (fs_.live()) {
+      const uint64_t boots = fs_.server_.boots();
+      if (fs_.client_->random.Below(100'000) < fs_.client_->troubles.crash_at_fsync && fs_.server_.on_wish_to_crash) fs_.server_.on_wish_to_crash();
+      fs_.process_->Sleep(fs_.client_->random.Between(fs_.client_->rpc_ns_min, fs_.client_->rpc_ns_max));
+      while (!fs_.dead() && (!fs_.server_.up || fs_.client_->cut_off)) fs_.process_->Sleep(250 * kMs);
+      if (fs_.dead()) return Killed();
+      if (fs_.server_.boots() == boots) break;
+      fs_.Count(Fault::kReplay);
+      const Status again = fs_.server_.Write(file_, bytes_);
+      if (!again.ok()) return fs_.Finish("fsync", path_, again);
+    }
+    fs_.server_.Commit(file_);
+    return OkStatus();
   }
   void Keep() {
     if (fs_.client_ != nullptr && !committed_) fs_.client_->uncommitted_.emplace_back(file_, bytes_);
@@ -155,7 +184,10 @@ class NfsFs::Reader final : public ReadableFile {
   uint64_t size() const override { return size_; }
   Status Read(uint64_t offset, std::span<uint8_t> out) const override {
     HOLDFAST_TRY(fs_.Enter("read", path_));
-    if (fs_.live() && fs_.Chance(fs_.client_->troubles.estale)) return fs_.Finish("read", path_, ErrnoError(ESTALE, "reading " + path_));
+    if (fs_.live() && fs_.Chance(fs_.client_->troubles.estale)) {
+      fs_.Count(Fault::kEstaleAtRead);
+      return fs_.Finish("read", path_, ErrnoError(ESTALE, "reading " + path_));
+    }
     const Bytes& data = file_->data;
     if (offset > data.size() || out.size() > data.size() - offset) return Corrupt(path_ + ": ends before byte " + std::to_string(offset + out.size()));
     std::copy_n(data.begin() + static_cast<ptrdiff_t>(offset), out.size(), out.begin());
@@ -180,15 +212,29 @@ Result<std::unique_ptr<WritableFile>> NfsFs::Create(const std::string& path, uin
   return std::unique_ptr<WritableFile>(std::make_unique<Writer>(*this, *file, path));
 }
 
+// A name that was looked up in vain, and for a while is believed not to exist.
+bool NfsFs::Hidden(const std::string& path) {
+  const auto it = client_->negative_.find(path);
+  if (it == client_->negative_.end() || client_->world.now() >= it->second) return false;
+  if (server_.Lookup(path).ok()) Count(Fault::kNegativeDentry);
+  return true;
+}
+
+void NfsFs::Remember(const std::string& path) {
+  if (live() && Chance(client_->troubles.negative_dentries)) client_->negative_[path] = client_->world.now() + kNegativeNs;
+}
+
 Result<std::unique_ptr<ReadableFile>> NfsFs::Open(const std::string& path) {
   if (live()) {
-    const auto it = client_->negative_.find(path);
-    if (it != client_->negative_.end() && client_->world.now() < it->second) return ErrnoError(ENOENT, "opening " + path + " (remembered)");
+    if (Hidden(path)) return ErrnoError(ENOENT, "opening " + path + " (remembered)");
   }
   HOLDFAST_TRY(Enter("open", path));
-  if (live() && Chance(client_->troubles.estale)) return Finish("open", path, ErrnoError(ESTALE, "opening " + path)).error();
+  if (live() && Chance(client_->troubles.estale)) {
+    Count(Fault::kEstaleAtOpen);
+    return Finish("open", path, ErrnoError(ESTALE, "opening " + path)).error();
+  }
   auto file = server_.Lookup(path);
-  if (live() && !file.ok() && Chance(client_->troubles.negative_dentries)) client_->negative_[path] = client_->world.now() + kNegativeNs;
+  if (!file.ok()) Remember(path);
   Say("open", path, file.ok() ? OkStatus() : Status(file.error()));
   if (!file.ok()) return file.error();
   if ((*file)->directory) return InvalidArgument(path + ": not a regular file");
@@ -198,11 +244,13 @@ Result<std::unique_ptr<ReadableFile>> NfsFs::Open(const std::string& path) {
 // ---- names ----
 
 // The request is on the wire; nobody waits for it any more.
-void NfsFs::LinkLater(const InodePtr& file, const std::string& to) {
+void NfsFs::LinkLater(const InodePtr& file, const std::string& to, Sender sender) {
   World& world = client_->world;
-  world.After(client_->random.Below(kLateLinkNs), [&world, &server = server_, file, to] {
+  world.After(client_->random.Below(client_->random.Chance(600) ? kSoonNs : kLateLinkNs), [&world, &server = server_, file, to, sender] {
     if (!server.up) return;
     const Status late = server.Link(file, to);
+    if (late.ok()) world.faults.Add(sender == Sender::kDead ? Fault::kLateLinkOfTheDead : Fault::kLateLinkLands);
+    else if (late.code() == ErrorCode::kAlreadyExists) world.faults.Add(Fault::kLateLinkTaken);
     world.Trace("server", "late link " + to + (late.ok() ? "" : "  -> " + std::string(ErrorCodeName(late.code()))));
   });
 }
@@ -212,19 +260,21 @@ Status NfsFs::Link(const std::string& from, const std::string& to) {
   const bool was_dead = dead();
   const Status entered = Enter("link", to);
   if (!entered.ok()) {
-    if (!was_dead && dead() && before.ok() && client_->random.Chance(500)) LinkLater(*before, to);
+    if (!was_dead && dead() && before.ok() && client_->random.Chance(500)) LinkLater(*before, to, Sender::kDead);
     return entered;
   }
   const auto file = server_.Lookup(from);
   if (!file.ok()) return Finish("link", to, ErrnoError(ENOENT, "linking " + to));
   if (live() && Chance(client_->troubles.late_link)) {
-    LinkLater(*file, to);
+    LinkLater(*file, to, Sender::kWaits);
     return Finish("link (late)", to, ErrnoError(ETIMEDOUT, "linking " + to));
   }
   Status linked = server_.Link(*file, to);
   if (linked.ok()) Forget(to);
   if (linked.ok() && live() && Chance(client_->troubles.lost_link)) {
-    linked = ErrnoError(client_->random.Chance(500) ? EEXIST : EIO, "linking " + to);   // retransmitted; or given up on
+    const bool again = client_->random.Chance(500);
+    Count(again ? Fault::kLinkReplyLost : Fault::kLinkGivenUp);
+    linked = ErrnoError(again ? EEXIST : EIO, "linking " + to);   // retransmitted; or given up on
     return Finish("link (reply lost)", to, linked);
   }
   HOLDFAST_TRY(Finish("link", to, linked));
@@ -280,10 +330,18 @@ Status NfsFs::MakeDirs(const std::string& path) {
   return Leave();
 }
 
+void NfsFs::CountStale(const std::string& path, const std::vector<std::string>& names) {
+  const auto there = server_.List(path);
+  if (there.ok() && *there != names) Count(Fault::kStaleListing);
+}
+
 Result<std::vector<std::string>> NfsFs::List(const std::string& path) {
   if (live()) {
     const auto it = client_->listings_.find(path);
-    if (it != client_->listings_.end() && client_->world.now() < it->second.until && Chance(client_->troubles.stale_list)) return it->second.names;
+    if (it != client_->listings_.end() && client_->world.now() < it->second.until && Chance(client_->troubles.stale_list)) {
+      CountStale(path, it->second.names);
+      return it->second.names;
+    }
   }
   HOLDFAST_TRY(Enter("list", path));
   auto names = server_.List(path);
@@ -297,7 +355,9 @@ Result<std::vector<std::string>> NfsFs::List(const std::string& path) {
     const auto later = server_.List(path);
     for (size_t i = 0; later.ok() && i < later->size(); ++i) {
       const std::string& name = (*later)[i];
-      if (!std::binary_search(names->begin(), names->end(), name) && client_->random.Chance(500)) names->insert(std::upper_bound(names->begin(), names->end(), name), name);
+      if (std::binary_search(names->begin(), names->end(), name)) continue;
+      Count(Fault::kTornListing);
+      if (client_->random.Chance(500)) names->insert(std::upper_bound(names->begin(), names->end(), name), name);
     }
   }
   Say("list", path, OkStatus());
@@ -306,12 +366,17 @@ Result<std::vector<std::string>> NfsFs::List(const std::string& path) {
 
 Result<FileInfo> NfsFs::Stat(const std::string& path) {
   if (live()) {
+    if (Hidden(path)) return ErrnoError(ENOENT, "stat of " + path + " (remembered)");
     const auto it = client_->attributes_.find(path);
-    if (it != client_->attributes_.end() && client_->world.now() < it->second.until && Chance(client_->troubles.stale_attributes)) return it->second.info;
+    if (it != client_->attributes_.end() && client_->world.now() < it->second.until && Chance(client_->troubles.stale_attributes)) {
+      Count(Fault::kCachedAttributes);
+      return it->second.info;
+    }
   }
   HOLDFAST_TRY(Enter("stat", path));
   const auto file = server_.Lookup(path);
   Result<FileInfo> info = file.ok() ? Result<FileInfo>(NfsServer::Describe(**file)) : Result<FileInfo>(ErrnoError(ENOENT, "stat of " + path));
+  if (!file.ok()) Remember(path);
   if (live()) client_->attributes_[path] = {client_->world.now() + kAttributesNs, info};
   return info;
 }

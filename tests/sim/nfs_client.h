@@ -27,6 +27,7 @@ struct NfsTroubles {
   uint32_t stale_attributes = 0;
   uint32_t die_at_call = 0;           // per 100,000: the process dies exactly here
   uint32_t pause_at_call = 0;         // per 100,000
+  uint32_t crash_at_fsync = 0;        // per 100,000: the server does, between WRITE and COMMIT
 };
 
 class NfsClient {
@@ -86,11 +87,16 @@ class NfsFs final : public FileSystem {
   bool dead() const { return process_ != nullptr && process_->dead(); }
   Status Enter(const char* op, const std::string& path);
   Status Leave();
-  Status Fault(const char* op, const std::string& path);
+  Status Trouble(const char* op, const std::string& path);
   bool Chance(uint32_t per_mille) { return live() && client_->random.Chance(per_mille); }
+  void Count(Fault fault) { client_->world.faults.Add(fault); }   // live() only
+  bool Hidden(const std::string& path);
+  void Remember(const std::string& path);
+  void CountStale(const std::string& path, const std::vector<std::string>& names);
   void Say(const char* op, const std::string& path, const Status& status);
   void Forget(const std::string& path);
-  void LinkLater(const InodePtr& file, const std::string& to);
+  enum class Sender : uint8_t { kWaits, kDead };
+  void LinkLater(const InodePtr& file, const std::string& to, Sender sender);
   Status Finish(const char* op, const std::string& path, Status status);
 
   NfsServer& server_;

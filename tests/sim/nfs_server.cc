@@ -2,7 +2,6 @@
 #include "tests/sim/nfs_server.h"
 
 #include <algorithm>
-#include <cerrno>
 
 namespace holdfast::sim {
 
@@ -31,7 +30,9 @@ Result<NfsServer::Place> NfsServer::ParentOf(const std::string& path) const {
 }
 
 Status NfsServer::MayWrite(const std::string& path) const {
-  return read_only ? Status(ErrnoError(EROFS, "changing " + path)) : OkStatus();
+  if (!read_only) return OkStatus();
+  Count(Fault::kReadOnly);
+  return ErrnoError(EROFS, "changing " + path);
 }
 
 // A sync export replies when the name is on disk.
@@ -56,7 +57,10 @@ Result<InodePtr> NfsServer::Lookup(const std::string& path) const {
 Result<InodePtr> NfsServer::Create(const std::string& path) {
   const std::lock_guard lock(mutex_);
   HOLDFAST_TRY(MayWrite(path));
-  if (full && random_.Chance(500)) return ErrnoError(ENOSPC, "creating " + path);
+  if (full && random_.Chance(500)) {
+    Count(Fault::kFullAtCreate);
+    return ErrnoError(NoSpace(), "creating " + path);
+  }
   HOLDFAST_ASSIGN(const Place place, ParentOf(path));
   InodePtr& file = place.dir->names[place.name];
   const bool made = file == nullptr;
@@ -75,13 +79,13 @@ Result<InodePtr> NfsServer::Create(const std::string& path) {
 // No room: a part arrives, the rest reads as zeros, and only this call says so.
 Status NfsServer::Write(const InodePtr& file, ByteSpan whole) {
   const std::lock_guard lock(mutex_);
-  if (read_only) return ErrnoError(EROFS, "writing");
+  HOLDFAST_TRY(MayWrite("a file"));
   file->mtime = ++clock_;
   file->data.assign(whole.begin(), whole.end());
-  if (!full) return OkStatus();
+  if (!full || random_.Chance(300)) return OkStatus();   // somebody else has just removed something
   const size_t kept = random_.Below(whole.size() + 1);
   std::fill(file->data.begin() + static_cast<ptrdiff_t>(kept), file->data.end(), uint8_t{0});
-  return ErrnoError(ENOSPC, "writing");
+  return ErrnoError(NoSpace(), "writing");
 }
 
 void NfsServer::Commit(const InodePtr& file) {
@@ -181,7 +185,11 @@ void NfsServer::Settle(const InodePtr& dir, std::set<uint64_t>* seen) {
     for (const std::string& name : touched) {
       const auto now = dir->names.find(name), disk = dir->on_disk.find(name);
       const InodePtr a = now == dir->names.end() ? nullptr : now->second, b = disk == dir->on_disk.end() ? nullptr : disk->second;
-      if (a == b || random_.Chance(500)) continue;
+      if (a == b) continue;
+      if (random_.Chance(500)) {
+        if (a != nullptr) Count(Fault::kServerForgetsName);
+        continue;
+      }
       if (a != nullptr) dir->on_disk[name] = a;
       else dir->on_disk.erase(name);
     }
@@ -195,12 +203,14 @@ void NfsServer::Settle(const InodePtr& dir, std::set<uint64_t>* seen) {
     }
     const bool extends = node->data.size() > node->disk.size() && std::equal(node->disk.begin(), node->disk.end(), node->data.begin());
     if (extends) node->disk.assign(node->data.begin(), node->data.begin() + static_cast<ptrdiff_t>(random_.Between(node->disk.size(), node->data.size())));
+    if (node->data != node->disk) Count(Fault::kServerForgetsData);
     node->data = node->disk;
   }
 }
 
 void NfsServer::Crash() {
   const std::lock_guard lock(mutex_);
+  ++boots_;
   std::set<uint64_t> seen;
   Settle(root_, &seen);
 }

@@ -7,6 +7,7 @@
 // Locked, because production code reads from helper threads, too.
 #pragma once
 
+#include <cerrno>
 #include <functional>
 #include <map>
 #include <memory>
@@ -15,6 +16,7 @@
 #include <string>
 
 #include "ledger/base/file_system.h"
+#include "tests/sim/faults.h"
 #include "tests/sim/random.h"
 
 namespace holdfast::sim {
@@ -40,6 +42,7 @@ class NfsServer {
   Result<InodePtr> Create(const std::string& path);                       // truncates
   Status Write(const InodePtr& file, ByteSpan whole);                     // UNSTABLE
   void Commit(const InodePtr& file);
+  uint64_t boots() const { return boots_; }                               // the verifier of WRITE and COMMIT: another one, and UNSTABLE data may be lost
   Status Link(const InodePtr& file, const std::string& to);               // by handle: works as long as the file has a name
   enum class IfTaken : uint8_t { kFail, kReplace };
   Status Rename(const std::string& from, const std::string& to, IfTaken taken);
@@ -57,7 +60,9 @@ class NfsServer {
 
   // Tells of every change of a name: ("link", "/run/log/job/00000000.seg").
   std::function<void(const std::string& op, const std::string& path)> on_name;
+  std::function<void()> on_wish_to_crash;                                 // a client asks for it now
   uint64_t names_made() const { return names_made_; }
+  FaultCounts* faults = nullptr;                                          // to count in
 
  private:
   struct Place {
@@ -68,6 +73,10 @@ class NfsServer {
   Result<Place> ParentOf(const std::string& path) const;
   Status MayWrite(const std::string& path) const;
   void Changed(const char* op, const std::string& path, const InodePtr& dir);
+  void Count(Fault fault) const {
+    if (faults != nullptr) faults->Add(fault);
+  }
+  int NoSpace() { return random_.Chance(200) ? EDQUOT : ENOSPC; }
   void Settle(const InodePtr& dir, std::set<uint64_t>* seen);
   void Flush(const InodePtr& dir, std::set<uint64_t>* seen);
 
@@ -75,7 +84,7 @@ class NfsServer {
   Export kind_;
   Random random_;
   InodePtr root_;
-  uint64_t next_id_ = 1, clock_ = 1, names_made_ = 0;
+  uint64_t next_id_ = 1, clock_ = 1, names_made_ = 0, boots_ = 0;
 };
 
 }  // namespace holdfast::sim

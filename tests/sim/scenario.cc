@@ -9,6 +9,7 @@ namespace holdfast::sim {
 namespace {
 
 constexpr uint64_t kAfterwardsNs = 3 * kSecond;  // what is still on its way when the job is done
+constexpr int64_t kDaySeconds = 86'400;
 constexpr uint64_t kQuietNs = 400 * kSecond;     // after the last fault; longer than any cache and all patience of the coordinator
 
 class Scenario {
@@ -16,16 +17,21 @@ class Scenario {
   explicit Scenario(const RunOptions& options)
       : options_(options), random_(Mix(options.seed, 9)), cluster_(Draw()), watch_(cluster_) {
     faults_ns_ = random_.Between(10, 60) * kSecond;
+    cluster_.server.on_wish_to_crash = [this] { CrashServer(random_.Between(1, 10) * kSecond); };
   }
 
   RunResult Run() {
+    for (auto& [name, node] : cluster_.nodes) SetTroubles(*node);
+    // Nodes that looked for a job before there was one may remember that there is none.
+    if (random_.Chance(300)) {
+      PowerOn();
+      for (const uint64_t until = cluster_.world.now() + 3 * kSecond; cluster_.world.now() < until && cluster_.world.Step();) {
+      }
+    }
     cluster_.Submit();
     faults_on_ = true;
     begin_ = cluster_.world.now();
-    for (auto& [name, node] : cluster_.nodes) {
-      SetTroubles(*node);
-      node->PowerOn();
-    }
+    PowerOn();
     NextFault();
     WriteBackSometimes();
     cluster_.world.At(begin_ + faults_ns_, [this] { EndFaults(); });
@@ -59,7 +65,7 @@ class Scenario {
       NodeOptions n;
       n.name = "n" + std::to_string(i);
       n.speed = random_.Between(1, 3);
-      n.compute_ns = random_.Between(50, 1500) * kMs / n.speed;
+      n.compute_ns = random_.Between(100, 3000) * kMs / n.speed;
       n.wall_skew_s = static_cast<int64_t>(random_.Below(200'000)) - 100'000;
       n.recompute = recompute;
       o.nodes.push_back(n);
@@ -75,24 +81,29 @@ class Scenario {
     t.eio = some(150, 4);
     t.estale = some(200, 15);
     t.lost_link = some(400, 100);
-    t.late_link = some(300, 60);
+    t.late_link = some(400, 100);
     t.stale_list = some(400, 400);
     t.torn_list = some(400, 300);
     t.negative_dentries = some(500, 1000);
     t.stale_attributes = some(400, 500);
     t.die_at_call = some(400, 300);
     t.pause_at_call = some(400, 150);
+    t.crash_at_fsync = some(200, 1500);
     if (random_.Chance(200)) node.kernel.rpc_ns_max = random_.Between(3, 60) * kMs;
     cluster_.net.loss = some(400, 300);
     cluster_.net.duplicate = some(400, 300);
     cluster_.net.delay_ns_max = random_.Between(1, 4000) * kMs;
   }
 
+  void PowerOn() {
+    for (auto& [name, node] : cluster_.nodes) node->PowerOn();
+  }
+
   void NextFault() {
     const uint64_t pause = random_.Between(200, 5000) * kMs;
     cluster_.world.After(pause, [this] {
       if (!faults_on_) return;
-      Fault();
+      Strike();
       NextFault();
     });
   }
@@ -109,18 +120,39 @@ class Scenario {
     std::advance(it, random_.Below(cluster_.nodes.size()));
     return *it->second;
   }
+  // A node with something to do, if there is one.
+  SimNode& BusyNode() {
+    std::vector<SimNode*> busy;
+    for (auto& [name, n] : cluster_.nodes) {
+      if (!n->tasks.empty()) busy.push_back(n.get());
+    }
+    return busy.empty() ? AnyNode() : *busy[random_.Below(busy.size())];
+  }
   // Undone after a while, or when faults end.
   void For(uint64_t ns, std::function<void()> undo) { cluster_.world.After(ns, std::move(undo)); }
 
-  void Fault() {
-    SimNode& node = AnyNode();
+  void Happens(Fault fault) { cluster_.world.faults.Add(fault); }
+
+  void Strike() {
+    const uint64_t kinds = 20;
+    const uint64_t kind = random_.Below(cluster_.options.clonable ? kinds + 6 : kinds);
+    const bool needs_tasks = kind == 2 || kind == 3 || kind == 5 || kind == 7 || kind >= kinds;
+    SimNode& node = needs_tasks ? BusyNode() : AnyNode();
     const uint64_t a_while = random_.Between(1, 30) * kSecond;
-    switch (random_.Below(cluster_.options.clonable ? 22 : 17)) {
+    if (kind < 8) StrikeProcesses(kind, node, a_while);
+    else if (kind < 16) StrikeSurroundings(kind, node, a_while);
+    else if (kind < kinds) StrikeCoordinator(kind, node, a_while);
+    else if (!node.tasks.empty()) node.CloneTask(random_.Below(node.tasks.size()), AnyNode());
+  }
+
+  void StrikeProcesses(uint64_t kind, SimNode& node, uint64_t a_while) {
+    switch (kind) {
       case 0:
-        node.PowerOff();
-        For(a_while, [&node] { node.PowerOn(); });
+        Happens(Fault::kPowerLoss);
+        PowerCycle(node, a_while);
         break;
       case 1:
+        Happens(Fault::kDaemonAndChildrenKilled);
         node.RestartDaemon();
         break;
       case 2:
@@ -128,65 +160,108 @@ class Scenario {
         if (!node.tasks.empty()) node.KillTask(random_.Below(node.tasks.size()));
         break;
       case 4:
-      case 5:
+        Happens(Fault::kMachinePaused);
         node.Pause(true);
         For(a_while, [&node] { node.Pause(false); });
         break;
-      case 6:
-        node.kernel.cut_off = true;
-        For(a_while, [&node] { node.kernel.cut_off = false; });
-        break;
-      case 7:
-        node.net_out = false;
-        For(a_while, [&node] { node.net_out = true; });
-        break;
-      case 8:
-        node.net_in = false;
-        For(a_while, [&node] { node.net_in = true; });
-        break;
-      case 9:
-        CrashServer(random_.Between(1, 10) * kSecond);
-        break;
-      case 10:
-        cluster_.server.full = true;
-        cluster_.world.Trace("server", "full");
-        For(random_.Between(1, 10) * kSecond, [this] { cluster_.server.full = false; });
-        break;
-      case 11:
-        cluster_.server.read_only = true;
-        cluster_.world.Trace("server", "read-only");
-        For(random_.Between(1, 5) * kSecond, [this] { cluster_.server.read_only = false; });
-        break;
-      case 12:   // the whole room loses power
-        for (auto& [name, n] : cluster_.nodes) {
-          n->PowerOff();
-          For(random_.Between(1, 20) * kSecond, [node = n.get()] { node->PowerOn(); });
-        }
-        CrashServer(random_.Between(1, 10) * kSecond);
-        break;
-      case 13:
-        node.LoseDaemon();
-        break;
-      case 14:
+      case 5:
         if (!node.tasks.empty()) node.PauseTask(random_.Below(node.tasks.size()), a_while);
         break;
-      case 15:   // a worker that sleeps through the end of its daemon and the claim of its successor
-        for (size_t i = 0; i < node.tasks.size(); ++i) node.PauseTask(i, a_while);
+      case 6:
+        Happens(Fault::kDaemonKilled);
         node.LoseDaemon();
         break;
-      case 16:
+      default:   // a worker that sleeps through the end of its daemon and the claim of its successor
+        if (!node.tasks.empty()) Happens(Fault::kSleeperSucceeded);
+        for (size_t i = 0; i < node.tasks.size(); ++i) node.PauseTask(i, a_while);
+        node.LoseDaemon();
+    }
+  }
+
+  void StrikeSurroundings(uint64_t kind, SimNode& node, uint64_t a_while) {
+    NfsServer& server = cluster_.server;
+    switch (kind) {
+      case 8:
+        Happens(Fault::kCutOff);
+        CutOff(node, a_while);
+        break;
+      case 9:
+        OneWay(node, a_while, Fault::kMute, Fault::kDeaf);
+        break;
+      case 10:
+        CrashServer(random_.Between(1, 10) * kSecond);
+        break;
+      case 11:
+        server.full = true;
+        cluster_.world.Trace("server", "full");
+        For(random_.Between(1, 15) * kSecond, [&server] { server.full = false; });
+        break;
+      case 12:
+        server.read_only = true;
+        cluster_.world.Trace("server", "read-only");
+        For(random_.Between(1, 5) * kSecond, [&server] { server.read_only = false; });
+        break;
+      case 13:   // the whole room loses power
+        Happens(Fault::kRoomPowerLoss);
+        for (auto& [name, n] : cluster_.nodes) PowerCycle(*n, random_.Between(1, 20) * kSecond);
+        CrashServer(random_.Between(1, 10) * kSecond);
+        break;
+      case 14:
+        Happens(Fault::kDrain);
         node.draining = !node.draining;
         cluster_.world.Trace(node.name(), node.draining ? "drains" : "drains no more");
         break;
-      default:
-        if (!node.tasks.empty()) node.CloneTask(random_.Below(node.tasks.size()), AnyNode());
+      default: {
+        const bool forward = random_.Chance(500);
+        Happens(forward ? Fault::kWallClockForward : Fault::kWallClockBack);
+        node.options.wall_skew_s += forward ? kDaySeconds : -kDaySeconds;
+        cluster_.world.Trace(node.name(), forward ? "its wall clock jumps a day on" : "its wall clock jumps a day back");
+      }
     }
+  }
+
+  // Whoever coordinates just now is worth aiming at; if nobody does, anybody is struck.
+  void StrikeCoordinator(uint64_t kind, SimNode& any, uint64_t a_while) {
+    SimNode* coordinator = &any;
+    for (auto& [name, n] : cluster_.nodes) {
+      if (n->on() && n->coordinates) coordinator = n.get();
+    }
+    const bool real = coordinator->coordinates;
+    if (kind < 18) {
+      OneWay(*coordinator, a_while, real ? Fault::kCoordinatorMute : Fault::kMute, real ? Fault::kCoordinatorDeaf : Fault::kDeaf);
+    } else if (kind == 18) {
+      Happens(real ? Fault::kCoordinatorCutOff : Fault::kCutOff);
+      CutOff(*coordinator, a_while);
+    } else {
+      Happens(Fault::kDaemonKilled);
+      coordinator->LoseDaemon();
+    }
+  }
+
+  void PowerCycle(SimNode& node, uint64_t ns) {
+    node.PowerOff();
+    For(ns, [&node] { node.PowerOn(); });
+  }
+
+  void CutOff(SimNode& node, uint64_t ns) {
+    cluster_.world.Trace(node.name(), "cut off from the server");
+    node.kernel.cut_off = true;
+    For(ns, [&node] { node.kernel.cut_off = false; });
+  }
+
+  void OneWay(SimNode& node, uint64_t ns, Fault mute, Fault deaf) {
+    const bool out = random_.Chance(500);
+    Happens(out ? mute : deaf);
+    cluster_.world.Trace(node.name(), out ? "is heard by nobody" : "hears nobody");
+    bool& way = out ? node.net_out : node.net_in;
+    way = false;
+    For(ns, [&way] { way = true; });
   }
 
   void CrashServer(uint64_t ns) {
     if (!cluster_.server.up) return;
     cluster_.world.Trace("server", "crashes");
-    ++crashes_;
+    Happens(Fault::kServerCrash);
     cluster_.server.up = false;
     cluster_.server.Crash();
     For(ns, [this] { RestartServer(); });
@@ -225,15 +300,17 @@ class Scenario {
     r.virtual_ns = cluster_.world.now() - begin_;
     r.events = cluster_.world.events();
     r.messages = cluster_.messages;
-    r.deaths = cluster_.deaths;
+    r.faults = cluster_.world.faults;
+    // A daemon that died at a call is counted when it is started again.
+    r.deaths = cluster_.deaths + r.faults.Of(Fault::kDiesAtCall) - r.faults.Of(Fault::kDaemonRestarted);
     r.claims = cluster_.claims;
     r.acks = cluster_.acks().size();
-    r.server_crashes = crashes_;
+    r.server_crashes = r.faults.Of(Fault::kServerCrash);
     r.clones = cluster_.clones;
     r.forked = cluster_.forked;
     r.async = cluster_.server.kind() == NfsServer::Export::kAsync;
     r.wrong = cluster_.world.violation();
-    const bool promised = !r.async || crashes_ == 0;   // an async server that crashed may have lost anything, but must not end in a wrong output
+    const bool promised = !r.async || r.server_crashes == 0;   // an async server that crashed may have lost anything, but must not end in a wrong output
     if (r.wrong.empty() && promised) r.wrong = CheckLog(cluster_);
     if (r.wrong.empty() && promised && !cluster_.Done()) {
       r.wrong = "no progress: the job is not done " + std::to_string(kQuietNs / kSecond) + " s after the last fault" + (cluster_.failed().empty() ? "" : ", it failed: " + cluster_.failed());
@@ -248,7 +325,7 @@ class Scenario {
   Cluster cluster_;
   SlotWatch watch_;
   bool faults_on_ = false;
-  uint64_t begin_ = 0, faults_ns_ = 0, quiet_since_ = 0, crashes_ = 0;
+  uint64_t begin_ = 0, faults_ns_ = 0, quiet_since_ = 0;
 };
 
 }  // namespace

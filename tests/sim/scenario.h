@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "tests/sim/faults.h"
 #include "tests/sim/mutants.h"
 
 namespace holdfast::sim {
@@ -22,6 +23,7 @@ struct RunResult {
   uint64_t digest = 0;           // of the whole history
   uint64_t virtual_ns = 0, events = 0, messages = 0, deaths = 0, claims = 0, acks = 0, server_crashes = 0, clones = 0, forked = 0;
   bool async = false;
+  FaultCounts faults;
 };
 
 RunResult RunSeed(const RunOptions& options);

@@ -193,6 +193,7 @@ class Worker {
     SampleRecord again = last_.at(sample);
     again.output.reset();
     for (float& a : again.amax) a *= 1.25f;
+    node_.cluster.world.faults.Add(Fault::kRecomputedOtherwise);
     node_.cluster.world.Trace(self_.name(), "computes sample " + std::to_string(sample) + " once more, with other bits");
     return writer_->Append(again.ToRecords(stage_.stage));
   }

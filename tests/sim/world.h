@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/sim/faults.h"
 #include "tests/sim/fiber.h"
 #include "tests/sim/random.h"
 
@@ -76,6 +77,7 @@ class World {
   bool tracing() const { return trace_; }
   uint64_t digest() const { return digest_; }     // of everything traced: equal histories, equal digests
   uint64_t events() const { return made_; }
+  FaultCounts faults;                             // that happened
 
  private:
   struct Event {
