@@ -71,7 +71,7 @@ class Command {
     const RepairReport report = RunRepair(fs_, clock_, r_.dir, r_.options);
     if (r_.json) {
       Json j = {{"schema", 1}, {"run", r_.dir}, {"dry_run", r_.dry_run}, {"exit_status", report.exit_status}, {"before", FsckReportToJson(r_.dir, report.before)},
-                {"steps", lines_}, {"quarantines", report.quarantines}, {"refusals", report.refusals}};
+                {"steps", lines_}, {"salvaged", report.salvaged}, {"quarantines", report.quarantines}, {"refusals", report.refusals}};
       if (report.acted) j["after"] = FsckReportToJson(r_.dir, report.after);
       Print(j);
       return report.exit_status;
@@ -83,6 +83,7 @@ class Command {
       const std::string dir = DirName(DirName(q)), id = BaseName(q);
       std::printf("to take it back: jobctl fsck %s --undo %s\n", dir.c_str(), id.c_str());
     }
+    if (report.acted && report.salvaged > 0) std::printf("salvaged: %llu records of lost slots were said again\n", static_cast<unsigned long long>(report.salvaged));
     if ((report.exit_status & kFsckReopened) != 0) std::printf("work is open again: jobctl resume\n");
     std::printf("exit status %d\n", report.exit_status);
     return report.exit_status;

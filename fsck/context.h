@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "fsck/fsck.h"
+#include "fsck/salvage.h"
 #include "ledger/format/layout.h"
 #include "ledger/log/stream.h"
 #include "ledger/records/records.h"
@@ -35,6 +36,7 @@ struct SaidRecord {
   std::string stream;
   uint32_t seq = 0;
   Record record;
+  bool salvaged = false;   // out of a slot that fails as a whole: it is to be said again
 };
 
 // Who wrote a slot, stale ones included.
@@ -64,6 +66,7 @@ struct Log {
   std::vector<Writer> writers;                                   // slot order within a stream
   std::vector<Said<Claim>> claims;
   std::map<Nonce, Incarnation> lives;                            // incarnations that introduced themselves
+  std::vector<Salvage> salvages;                                 // with options.salvage: what the above holds out of lost slots
 
   const Plan* plan() const { return plans.empty() ? nullptr : &plans.rbegin()->second; }
   // The record that counts, or null.

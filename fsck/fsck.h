@@ -40,6 +40,7 @@ inline constexpr int kFsckDataLost = 64;     // committed data is gone: a slot i
 
 struct FsckOptions {
   bool deep = false;            // also read every pack, every source file and every output file
+  bool salvage = false;         // of slots that fail as a whole, take the records for said that hold by their own checksums
   uint32_t threads = 1;
   uint32_t reproduce = 0;       // evict this many layers once more and compare (F062)
   std::string scratch = "/tmp"; // where: room for one layer

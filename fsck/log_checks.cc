@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "fsck/context.h"
+#include "fsck/quarantine.h"
 #include "fsck/trial.h"
 #include "ledger/cluster/root.h"
 #include "ledger/records/value.h"
@@ -112,6 +113,7 @@ class StreamChecker {
 
   std::vector<SaidRecord> Run() {
     const std::vector<uint32_t> slots = List();
+    length_ = slots.empty() ? 0 : slots.back() + 1;
     deadly_ = DeadlySlots(c_.fs, c_.layout, stream_, slots);
     for (const uint32_t seq : slots) {
       while (state_.next_seq < seq) Missing();
@@ -122,7 +124,9 @@ class StreamChecker {
     if (stale_ != 0) {
       c_.Add("F031", FsckSeverity::kInfo, "log/" + stream_, std::to_string(stale_) + " records of owners that had been replaced; they do not count", "");
     }
+    Distrust();
     Strike();
+    KeepSalvaged();
     c_.log.streams[stream_] = state_;
     return std::move(records_);
   }
@@ -152,6 +156,7 @@ class StreamChecker {
 
   void Skip() {
     broken_ = damaged_ = true;
+    may_void_.try_emplace(state_.next_seq, true);
     ++state_.next_seq;
   }
 
@@ -176,6 +181,7 @@ class StreamChecker {
     if (file.ok()) c_.report.bytes_read += file->size();
     if (const auto dead = deadly_.find(seq); dead != deadly_.end()) {
       c_.Lost("F015", object, "LMDB dies on it (signal " + std::to_string(dead->second) + "), although its digest is right: its writer was out of order", SlotAdvice(c_, stream_), Bury(seq));
+      if (file.ok()) Rescue(seq, *file, "F015");
       return Skip();
     }
     Digest prev;
@@ -183,6 +189,7 @@ class StreamChecker {
     if (!slot.ok()) {
       const Fault fault = file.ok() ? Diagnose(*file, stream_, seq, c_.log.job_id) : Fault{"F011", "larger than any segment"};
       c_.Lost(fault.code, object, fault.why, SlotAdvice(c_, stream_), Bury(seq));
+      if (file.ok()) Rescue(seq, *file, fault.code);
       return Skip();
     }
     NoteLinks(seq);
@@ -211,6 +218,8 @@ class StreamChecker {
       return Skip();
     }
     c_.log.reopened |= slot.tombstone;
+    sound_[slot.seq] = slot.epoch;
+    if (slot.tombstone) RescueCopy(slot, object);
     c_.log.writers.push_back({stream_, slot.seq, slot.incarnation});
     stale_ += slot.records.size() - counting->size();
     for (const Record* r : *counting) records_.push_back({stream_, slot.seq, *r});
@@ -232,6 +241,77 @@ class StreamChecker {
       c_.Error("F030", object, "the first slot of the stream claims nothing", "");
     }
     if (!claimed && slot.epoch > state_.epoch && damaged_) state_.epoch = slot.epoch;
+  }
+
+  // ---- salvage ----
+
+  // Takes over what can be believed of a lost slot. Its epoch must have been in force there: what a replaced owner said never counted.
+  void Rescue(uint32_t seq, ByteSpan file, const char* code) {
+    constexpr std::string_view kRotten[] = {"F012", "F015", "F020", "F021"};
+    const bool wanted = c_.options.salvage && !c_.is_root && c_.log.job_id && Bury(seq).what != Remedy::What::kNone;
+    if (!wanted || std::find(std::begin(kRotten), std::end(kRotten), code) == std::end(kRotten)) return;
+    Salvage s = SalvageSlot(c_.fs, c_.layout, stream_, seq, *c_.log.job_id, file);
+    may_void_[seq] = s.may_void;
+    if (s.epoch < state_.epoch) return;
+    s.code = code;
+    for (const Record& r : s.records) records_.push_back({stream_, seq, r, /*salvaged=*/true});
+    salvages_.push_back(std::move(s));
+  }
+
+  // A tombstone of a repair that was killed before it appended anything to this stream: the slot's copy is the slot.
+  void RescueCopy(const Slot& tombstone, const std::string& object) {
+    if (!c_.options.salvage || c_.is_root) return;
+    for (const std::string& id : QuarantineIds(c_.fs, c_.layout)) {
+      const auto manifest = ReadManifest(c_.fs, c_.layout, id);
+      if (!manifest.ok() || manifest->incarnation != tombstone.incarnation) continue;
+      const auto before = std::find_if(manifest->streams.begin(), manifest->streams.end(), [&](const auto& s) { return s.stream == stream_; });
+      const auto burial = std::find_if(manifest->burials.begin(), manifest->burials.end(), [&](const auto& b) { return b.stream == stream_ && b.seq == tombstone.seq; });
+      if (before == manifest->streams.end() || burial == manifest->burials.end() || before->next_seq != length_) continue;
+      const auto copy = c_.fs.ReadFile(Quarantine(c_.layout, id).SlotCopy(stream_, tombstone.seq), kSegmentBytesMax);
+      const size_t had = salvages_.size();
+      if (copy.ok()) Rescue(tombstone.seq, *copy, burial->code.c_str());
+      if (salvages_.size() == had || salvages_.back().records.empty()) continue;
+      c_.Add(FsckCodeName(burial->code) == nullptr ? "F012" : burial->code.c_str(), FsckSeverity::kInfo, object,
+             "a repair that was killed put a tombstone here; some of what the slot said is to be had from quarantine/" + id, "`" + c_.Repair() + " --salvage` says it again");
+    }
+  }
+
+  // Drops what nobody can vouch for: records before a lost slot that may have voided them, and of a slot whose successor is older.
+  void Distrust() {
+    const auto trusted = [&](const Salvage& s) {
+      const auto behind = sound_.upper_bound(s.seq);
+      if (behind != sound_.end() && behind->second < s.epoch) return false;
+      for (auto lost = may_void_.upper_bound(s.seq); lost != may_void_.end(); ++lost) {
+        const auto next = sound_.upper_bound(lost->first);
+        const bool same_owner = next != sound_.end() && next->second <= s.epoch;   // owners void nothing, only repairs do
+        if (lost->second && !same_owner) return false;
+      }
+      return true;
+    };
+    for (Salvage& s : salvages_) {
+      if (trusted(s)) continue;
+      std::erase_if(records_, [&](const SaidRecord& r) { return r.salvaged && r.seq == s.seq; });
+    }
+  }
+
+  // After all voids: what the stream says elsewhere is not said again; of the merge's steps the latest counts.
+  void KeepSalvaged() {
+    for (Salvage& s : salvages_) {
+      const size_t had = s.records.size();
+      std::erase_if(s.records, [&](const Record& r) {
+        const auto stands = [&](const SaidRecord& k) { return k.salvaged && k.seq == s.seq && k.record.key == r.key; };
+        return std::none_of(records_.begin(), records_.end(), stands) || SaidElsewhere(r.key, s.seq);
+      });
+      std::erase_if(records_, [&](const SaidRecord& k) { return k.salvaged && k.seq == s.seq && SaidElsewhere(k.record.key, s.seq); });
+      s.complete &= s.records.size() == had;
+      c_.log.salvages.push_back(std::move(s));
+    }
+  }
+
+  bool SaidElsewhere(const RecordKey& key, uint32_t seq) const {
+    return std::any_of(records_.begin(), records_.end(), [&](const SaidRecord& k) {
+      return !k.salvaged && k.record.key == key && (key.cls != RecordClass::kMerge || k.seq > seq);
+    });
   }
 
   // VOID records: what they name in earlier slots of this stream was never said.
@@ -261,6 +341,10 @@ class StreamChecker {
   Context& c_;
   const std::string stream_;
   StreamState state_;
+  uint32_t length_ = 0;              // of the stream, as listed
+  std::vector<Salvage> salvages_;
+  std::map<uint32_t, bool> may_void_;       // lost slots: may there have been a VOID in it?
+  std::map<uint32_t, uint64_t> sound_;      // slots that could be read, with their epochs
   std::map<uint32_t, int> deadly_;   // slots that must not be parsed here, with the signal that they send
   bool broken_ = false;    // the slot before the next one was lost
   bool damaged_ = false;   // some slot of the stream was

@@ -21,6 +21,7 @@ may run beside a working job.
   -d, --deep         also read every pack, source file and output file
       --repair       mend what can be mended: VOID records, tombstones, moves to quarantine/; deletes nothing
       --dry-run      say what --repair would do, and do nothing
+      --salvage      with --repair or --dry-run: of damaged slots, the records that hold by their own checksums are said again
       --reproduce=N  quantize N random layers once more from the source and compare the bytes
       --undo=ID      take back the repair of this id, byte for byte
   -j, --threads=N    threads for --deep (default: all)
@@ -50,7 +51,7 @@ struct CommandLine {
 };
 
 constexpr option kOptions[] = {{"deep", no_argument, nullptr, 'd'}, {"threads", required_argument, nullptr, 'j'}, {"json", no_argument, nullptr, 'J'},
-                               {"repair", no_argument, nullptr, 'R'}, {"dry-run", no_argument, nullptr, 'N'}, {"undo", required_argument, nullptr, 'U'}, {"reproduce", required_argument, nullptr, 'P'},
+                               {"repair", no_argument, nullptr, 'R'}, {"dry-run", no_argument, nullptr, 'N'}, {"salvage", no_argument, nullptr, 'S'}, {"undo", required_argument, nullptr, 'U'}, {"reproduce", required_argument, nullptr, 'P'},
                                {"help", no_argument, nullptr, 'h'}, {}};
 
 CommandLine Parse(int argc, char** argv) {
@@ -63,6 +64,7 @@ CommandLine Parse(int argc, char** argv) {
       case 'J': r.json = true; break;
       case 'R': r.repair = true; break;
       case 'N': r.dry_run = true; break;
+      case 'S': r.options.check.salvage = true; break;
       case 'U': r.undo = optarg; break;
       case 'h': line.help = true; break;
       case 'j':
@@ -76,7 +78,7 @@ CommandLine Parse(int argc, char** argv) {
       default: line.bad = true;
     }
   }
-  line.bad |= !line.help && (optind + 1 != argc || (!r.undo.empty() && r.repair));
+  line.bad |= !line.help && (optind + 1 != argc || (!r.undo.empty() && r.repair) || (r.options.check.salvage && !r.repair && !r.dry_run));
   if (optind < argc) r.dir = argv[optind];
   while (r.dir.size() > 1 && r.dir.back() == '/') r.dir.pop_back();
   return line;
@@ -85,7 +87,7 @@ CommandLine Parse(int argc, char** argv) {
 int Main(int argc, char** argv) {
   CommandLine line = Parse(argc, argv);
   if (line.bad) {
-    std::fprintf(stderr, "fsck.holdfast: give one run directory or root, and not --repair together with --undo; try `fsck.holdfast --help`\n");
+    std::fprintf(stderr, "fsck.holdfast: give one run directory or root, not --repair together with --undo, and --salvage with --repair or --dry-run only; try `fsck.holdfast --help`\n");
     return kFsckUsage;
   }
   if (line.help) {

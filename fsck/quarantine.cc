@@ -35,8 +35,10 @@ Json QuarantineManifest::ToJson() const {
   for (const Move& one : moves) {
     m.push_back({{"from", one.from}, {"to", one.to}, {"size", one.size}, {"sha256", one.sha256.Hex()}, {"code", one.code}, {"reason", one.reason}});
   }
-  return {{"schema", 1}, {"id", id}, {"incarnation", incarnation.Hex()}, {"job", job.Hex()}, {"wall_ns", wall_ns}, {"by", by},
+  Json j = {{"schema", 1}, {"id", id}, {"incarnation", incarnation.Hex()}, {"job", job.Hex()}, {"wall_ns", wall_ns}, {"by", by},
           {"streams", std::move(s)}, {"slots", std::move(b)}, {"moves", std::move(m)}, {"voids", voids}};
+  if (!salvaged.empty()) j["salvaged"] = salvaged;
+  return j;
 }
 
 Result<QuarantineManifest> QuarantineManifest::FromJson(const Json& j) {
@@ -45,6 +47,7 @@ Result<QuarantineManifest> QuarantineManifest::FromJson(const Json& j) {
   Fields f(j, "quarantine manifest");
   f.Get("schema", &schema).Get("id", &m.id).Get("incarnation", &m.incarnation).Get("job", &m.job).Get("wall_ns", &m.wall_ns).Get("by", &m.by)
       .Array("streams", &m.streams, ReadStream).Array("slots", &m.burials, ReadBurial).Array("moves", &m.moves, ReadMove).Array("voids", &m.voids);
+  if (f.Has("salvaged")) f.Array("salvaged", &m.salvaged);
   HOLDFAST_TRY(f.status());
   if (schema != 1) return Unsupported("quarantine manifest of schema " + std::to_string(schema) + "; use the holdfast that wrote it");
   return m;

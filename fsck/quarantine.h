@@ -44,7 +44,7 @@ struct QuarantineManifest {
   std::vector<Stream> streams;    // that the repair may append to
   std::vector<Burial> burials;
   std::vector<Move> moves;
-  std::vector<std::string> voids; // for people
+  std::vector<std::string> voids, salvaged; // for people; `salvaged` is left out where nothing was
 
   Json ToJson() const;
   static Result<QuarantineManifest> FromJson(const Json& j);

@@ -78,6 +78,7 @@ class Repairer {
     std::set<std::string> streams;
     for (const auto& b : plan_.burials) streams.insert(b.stream);
     for (const auto& s : plan_.strikes) streams.insert(s.stream);
+    for (const auto& s : plan_.sayings) streams.insert(s.stream);
     if (!plan_.is_root) streams.erase(RunLayout::JobStream());
     std::vector<std::string> order(streams.begin(), streams.end());
     if (!plan_.is_root) order.insert(order.begin(), RunLayout::JobStream());
@@ -109,6 +110,9 @@ class Repairer {
       m.moves.push_back(std::move(kept));
     }
     for (const auto& s : plan_.strikes) m.voids.push_back(s.code + ": " + KeyText(s.key) + " of " + s.stream);
+    for (const auto& s : plan_.sayings) {
+      if (Statements({s.record}) > 0) m.salvaged.push_back(s.code + ": " + KeyText(s.record.key) + " of " + s.stream + ", slot " + std::to_string(s.seq));
+    }
     HOLDFAST_TRY(SyncDirsTo(quarantine_.dir()));
     HOLDFAST_TRY(Pause("repair.prepared", id_));
     const std::string text = m.ToJson().dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
@@ -253,10 +257,17 @@ class Repairer {
       v.evidence = strike.why + "; quarantine " + id_;
       records.push_back(MakeControl({RecordClass::kVoid, stage.value, number++, 1, 0}, v.ToJson()));
     }
+    uint64_t again = 0;
+    for (const auto& saying : plan_.sayings) {
+      if (saying.stream != stream) continue;
+      again += Statements({saying.record});
+      records.push_back(saying.record);
+    }
     const auto ignore = [](const Record&, const Slot&) { return OkStatus(); };
     HOLDFAST_ASSIGN(auto writer, StreamWriter::Open(fs_, layout_, clock_, reader.get(), ignore, options, std::move(records)));
     writers_.push_back({std::move(reader), std::move(writer)});
     if (number > 0) Say("void: " + std::to_string(number) + " records of " + stream);
+    if (again > 0) Say("salvaged: " + std::to_string(again) + " records of " + stream);
     return Pause("repair.claimed", stream);
   }
 
@@ -308,6 +319,9 @@ RepairReport RunRepair(FileSystem& fs, Clock& clock, const std::string& dir, con
   for (const RepairPlan& plan : report.before.plans) {
     for (const std::string& line : plan.Lines()) say("plan: " + line);
   }
+  if (options.dry_run) {
+    for (const RepairPlan& plan : report.before.plans) report.salvaged += plan.Salvaged();
+  }
   if (options.dry_run || report.before.plans.empty()) return report;
   bool corrected = false, reopened = false;
   int trouble = 0;
@@ -332,6 +346,7 @@ RepairReport RunRepair(FileSystem& fs, Clock& clock, const std::string& dir, con
       if (status.code() == ErrorCode::kStopped) break;
       continue;
     }
+    report.salvaged += repairer.acted() ? plan.Salvaged() : 0;
     corrected |= repairer.acted() && plan.corrects;
     reopened |= repairer.acted() && plan.reopens;
   }

@@ -4,7 +4,7 @@
 // rename into quarantine/<id>/, whose manifest is stable before anything is changed. It edits nothing and unlinks nothing. Killed at any
 // point, the same command again goes on from what it finds, and `undo` takes back whatever was done.
 // The order: copies of the slots to be buried | manifest | tombstones of the job stream, its claim | the other tombstones | per stream
-// one slot with claim and VOIDs | moves | releases, the job's last.
+// one slot with claim, VOIDs and what is said again (salvage.h) | moves | releases, the job's last.
 // While the job stream is claimed by a repair that lives, nobody else begins to work on the job.
 #pragma once
 
@@ -34,6 +34,7 @@ struct RepairReport {
   std::vector<std::string> quarantines; // paths of quarantine/<id>, one per directory that was repaired
   std::vector<std::string> refusals;    // why a directory was left alone, with the next command
   bool acted = false;
+  uint64_t salvaged = 0;                // records that were said again (dry run: that would be)
   int exit_status = 0;                  // bits of fsck.h
 };
 

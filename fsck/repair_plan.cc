@@ -29,10 +29,24 @@ std::string KeyText(const RecordKey& key) {
   }
 }
 
+namespace {
+
+// A sample's second part belongs to its first.
+bool IsStatement(const RecordKey& key) { return key.cls != RecordClass::kSample || key.part == 0; }
+
+}  // namespace
+
+uint64_t RepairPlan::Salvaged() const {
+  return static_cast<uint64_t>(std::count_if(sayings.begin(), sayings.end(), [](const Saying& s) { return IsStatement(s.record.key); }));
+}
+
 std::vector<std::string> RepairPlan::Lines() const {
   std::vector<std::string> lines;
   for (const Burial& b : burials) lines.push_back(b.code + ": a tombstone over " + RunLayout(dir).Slot(b.stream, b.seq) + " (" + b.why + ")");
   for (const Strike& s : strikes) lines.push_back(s.code + ": void " + KeyText(s.key) + " of " + s.stream + " (" + s.why + ")");
+  for (const Saying& s : sayings) {
+    if (IsStatement(s.record.key)) lines.push_back(s.code + ": say " + KeyText(s.record.key) + " of " + s.stream + " again (out of slot " + std::to_string(s.seq) + ": its own checksums hold)");
+  }
   for (const Move& m : moves) lines.push_back(m.code + ": move " + m.path + " to the quarantine (" + m.why + ")");
   return lines;
 }
@@ -60,6 +74,7 @@ class Planner {
     if (!c_.is_root && !log_.job) return Leftovers();
     StrikeSeals();
     RenewUnclearOutput();
+    SayAgain();
     Sort();
     return std::move(plan_);
   }
@@ -87,7 +102,7 @@ class Planner {
       case Remedy::What::kNone: return;
       case Remedy::What::kBury:
         if (Once("b" + r.stream + std::to_string(r.seq))) plan_.burials.push_back({r.stream, r.seq, f.code, f.message});
-        plan_.reopens |= !c_.is_root && !Finished();
+        plan_.reopens |= !c_.is_root && !Finished() && !AllSaved(r.stream, r.seq);
         return;
       case Remedy::What::kVoid: return Strike(r.stream, r.key, f.code, f.message);
       case Remedy::What::kVoidWrong:
@@ -190,6 +205,24 @@ class Planner {
     if (log_.written.size() == files || !sums.ok() || !*sums) return;
     Renew("F081", "what was said about it is lost");
     Move(log_.job->out, "F081", "what was said about it is lost");
+  }
+
+  bool AllSaved(const std::string& stream, uint32_t seq) const {
+    return std::any_of(log_.salvages.begin(), log_.salvages.end(), [&](const Salvage& s) { return s.stream == stream && s.seq == seq && s.complete; });
+  }
+
+  // What was struck stays struck. The first statement counts, of the merge's steps the last.
+  void SayAgain() {
+    std::vector<const Salvage*> order;
+    for (const Salvage& s : log_.salvages) order.push_back(&s);
+    std::stable_sort(order.begin(), order.end(), [](const Salvage* a, const Salvage* b) { return a->stream == RunLayout::MergeStream() && b->stream == a->stream && a->seq > b->seq; });
+    for (const Salvage* s : order) {
+      for (const Record& r : s->records) {
+        RecordKey key = r.key;
+        if (key.cls == RecordClass::kSample) key.part = 0;
+        if (!Struck(s->stream, key) && Once("s" + s->stream + std::string(AsText(r.key.Encode())))) plan_.sayings.push_back({s->stream, s->seq, s->code, r});
+      }
+    }
   }
 
   void Sort() {

@@ -31,6 +31,12 @@ struct RepairPlan {
     std::string path;
     std::string code, why;
   };
+  struct Saying {                       // a record of a lost slot, to be said again (--salvage)
+    std::string stream;
+    uint32_t seq = 0;                   // of the lost slot
+    std::string code;
+    Record record;
+  };
   struct Owner {                        // a stream that is claimed and was not released
     std::string stream;
     Claim claim;
@@ -44,11 +50,13 @@ struct RepairPlan {
   std::vector<Burial> burials;          // by stream and number
   std::vector<Strike> strikes;
   std::vector<Move> moves;
+  std::vector<Saying> sayings;          // a sample's two parts behind one another
   std::vector<Owner> owners;
   bool corrects = false;                // some error goes away (else only leftovers are put aside)
   bool reopens = false;                 // work of the job has to be done again
 
-  bool empty() const { return burials.empty() && strikes.empty() && moves.empty(); }
+  bool empty() const { return burials.empty() && strikes.empty() && moves.empty() && sayings.empty(); }
+  uint64_t Salvaged() const;                // statements among `sayings`
   std::vector<std::string> Lines() const;   // for people, one a step
 };
 

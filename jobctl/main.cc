@@ -90,6 +90,10 @@ int Parsed::Status() {
 }
 
 int Parsed::Fsck() {
+  if (fsck.salvage && !fsck.repair && !fsck.dry_run) {
+    (void)Fail(InvalidArgument("fsck: --salvage is part of a repair: give it with --repair, or with --dry-run"), fsck.json);
+    return kFsckUsage;
+  }
   if (fsck.dir.empty()) fsck.dir = root;
   if (!fsck.dir.empty()) return FsckCommand(fsck);
   (void)Fail(InvalidArgument("fsck: which directory? Give a run directory or a root"), fsck.json);
@@ -218,6 +222,7 @@ void DeclareChecks(CLI::App* app, Parsed* p) {
   fsck->add_option("--reproduce", p->fsck.reproduce, "quantize N random layers once more from the source and compare the bytes")->check(CLI::Range(1u, 1024u));
   auto* repair = fsck->add_flag("--repair", p->fsck.repair, "mend what can be mended: VOID records, tombstones, moves to quarantine/; deletes nothing");
   fsck->add_flag("--dry-run", p->fsck.dry_run, "say what --repair would do, and do nothing");
+  fsck->add_flag("--salvage", p->fsck.salvage, "with --repair or --dry-run: records of damaged slots that hold by their own checksums are said again");
   fsck->add_option("--undo", p->fsck.undo, "take back the repair of this id, byte for byte")->excludes(repair);
   fsck->add_flag("--json", p->fsck.json, "findings as one JSON document");
   fsck->footer(std::string("EXAMPLE: jobctl fsck Mistral-Large-NVFP4.run --deep\n         jobctl --root /mnt/holdfast fsck\n") + kFsckExitStatus);

@@ -82,7 +82,7 @@ struct KeygenOptions {
 };
 struct FsckOptionsCli {
   std::string dir;
-  bool json = false, deep = false, repair = false, dry_run = false;
+  bool json = false, deep = false, repair = false, dry_run = false, salvage = false;
   uint32_t reproduce = 0;                 // layers to quantize once more
   std::string undo;                       // id of a repair; "" = none
 };

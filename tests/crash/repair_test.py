@@ -5,11 +5,12 @@
   repair_test.py [N [SEED]]   every kind of damage N times at random places, in a half-done and in a finished run
 
 Each time: damage -> `fsck --repair` -> `--undo` must restore the damaged directory byte for byte -> `--repair` again -> `jobctl resume` ->
-the same SHA256SUMS, and nothing left for `fsck --deep` to find.
+the same SHA256SUMS, and nothing left for `fsck --deep` to find. Damaged slots also with `--repair --salvage`.
 """
 import hashlib
 import os
 import random
+import re
 import shutil
 import sys
 
@@ -91,6 +92,15 @@ def lose_many_slots(rng, run, out):
         flip_slot(rng, run, out)
 
 
+def flip_unused_byte(rng, run, out):
+    """Behind what LMDB uses of its second page: the slot fails as a whole, every record in it holds."""
+    stages = [p for p in files(os.path.join(run, "log"), ".seg") if "/stage." in p and not p.endswith("/00000000.seg")]
+    path = rng.choice(stages)
+    data = bytearray(read(path))
+    data[8000] ^= 0x10
+    rewrite(path, data)
+
+
 def flip_pack(rng, run, out):
     flip(rng, rng.choice(files(os.path.join(run, "pack"), ".pack")))
 
@@ -140,6 +150,7 @@ def output_and_ledger(rng, run, out):
 
 
 LEDGER = [flip_slot, cut_slot, lose_slot, exchange_slots, lose_many_slots, flip_pack, lose_pack, cut_pack, misname_pack, strange_file]
+SALVAGE = [flip_unused_byte, flip_slot, lose_many_slots]
 OUTPUT = [flip_output, cut_output, lose_output_file, lose_output, output_and_ledger]
 
 
@@ -147,14 +158,14 @@ def fsck(run, *options):
     return h.run([FSCK, "--deep", "--threads=2", *options, run])
 
 
-def one(w, rng, damage, name):
+def one(w, rng, damage, name, *options):
     run, out = w.path(name + ".run"), w.path(name)
     damage(rng, run, out)
     before = tree(run, out)
     told = f"{damage.__name__} in a {name} run:\n"
     found = fsck(run)
     harmless = found.returncode == 0   # a pack that nobody needs any more may go
-    mended = fsck(run, "--repair")
+    mended = fsck(run, "--repair", *options)
     told += found.stdout + "---- repair\n" + mended.stdout + mended.stderr
     assert mended.returncode & (LEFT | UNREADABLE) == 0, told
     assert harmless or mended.returncode & CORRECTED, told
@@ -165,14 +176,17 @@ def one(w, rng, damage, name):
         after = tree(run, out)
         changed = sorted(p for p in before.keys() | after.keys() if before.get(p) != after.get(p))
         assert not changed, f"{told}---- undo left other bytes in {changed}"
-        again = fsck(run, "--repair")
+        again = fsck(run, "--repair", *options)
         assert again.returncode == mended.returncode, told + "---- again\n" + again.stdout
     resumed = h.run([h.JOBCTL, "resume", run, "--device", "cpu"])
     assert resumed.returncode == 0, f"{told}---- resume: exit {resumed.returncode}\n{resumed.stdout[-2000:]}{resumed.stderr[-3000:]}"
     w.assert_golden(name)
     last = fsck(run)
     assert last.returncode == 0, told + "---- after the resume\n" + last.stdout
-    return mended.returncode
+    return mended
+
+
+SALVAGED = re.compile(r"^salvaged: (\d+) records of lost slots", re.M)
 
 
 def main():
@@ -180,7 +194,7 @@ def main():
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 30)
     print(f"repair_test: seed {seed}")
     rng = random.Random(seed)
-    done = 0
+    done = salvaged = 0
     with h.Workspace("repair") as w:
         w.make_golden()
         # Half-done: stage 2 finds no space for its third sample, so that everything stops there.
@@ -191,15 +205,19 @@ def main():
             for path, copy in kept:
                 if os.path.exists(path):
                     shutil.copytree(path, copy)
-            for damage in kinds * times:
-                code = one(w, rng, damage, name)
-                print(f"  {name}: {damage.__name__}: repair said {code}, resumed to the same bytes", flush=True)
+            for damage, *options in [(k,) for k in kinds * times] + [(k, "--salvage") for k in SALVAGE * times]:
+                mended = one(w, rng, damage, name, *options)
+                again = SALVAGED.search(mended.stdout)
+                assert options or not again, f"{damage.__name__}: salvaged unasked\n{mended.stdout}"
+                assert damage is not flip_unused_byte or again, f"nothing was salvaged in a {name} run\n{mended.stdout}"
+                salvaged += int(again[1]) if again else 0
+                print(f"  {name}: {' '.join([damage.__name__, *options])}: repair said {mended.returncode}, resumed to the same bytes", flush=True)
                 done += 1
                 for path, copy in kept:
                     shutil.rmtree(path, ignore_errors=True)
                     if os.path.exists(copy):
                         shutil.copytree(copy, path)
-    print(f"repair_test: {done} damages mended, taken back byte for byte, mended again and resumed to the same bytes")
+    print(f"repair_test: {done} damages mended, taken back byte for byte, mended again and resumed to the same bytes; {salvaged} records of lost slots salvaged")
 
 
 main()

@@ -10,78 +10,12 @@
 #include <cmath>
 #include <cstdlib>
 
-#include "fsck/repair.h"
-#include "tests/fsck/tiny_run.h"
+#include "tests/fsck/mending.h"
 
 namespace holdfast::testing {
 namespace {
 
 using ::testing::HasSubstr;
-
-std::string Text(const FsckReport& r) { return FsckReportToText("RUN", r); }
-
-std::string Text(const RepairReport& r) {
-  std::string text = "before:\n" + Text(r.before) + "after:\n" + Text(r.after);
-  for (const std::string& why : r.refusals) text += "refused: " + why + "\n";
-  for (const RepairPlan& plan : r.before.plans) {
-    for (const std::string& line : plan.Lines()) text += "plan: " + line + "\n";
-  }
-  return text;
-}
-
-bool Has(const FsckReport& r, const std::string& code) {
-  return std::any_of(r.findings.begin(), r.findings.end(), [&](const FsckFinding& f) { return f.code == code; });
-}
-
-// Every file below `dir` with its bytes; what belongs to repair itself aside.
-void Collect(FileSystem& fs, const std::string& dir, std::map<std::string, std::string>* tree) {
-  const auto names = fs.List(dir);
-  for (size_t i = 0; names.ok() && i < names->size(); ++i) {
-    const std::string path = JoinPath(dir, (*names)[i]);
-    if ((*names)[i] == "quarantine" || (*names)[i] == "tmp") continue;
-    const auto info = fs.Stat(path);
-    if (info.ok() && info->is_directory) {
-      Collect(fs, path, tree);
-    } else if (info.ok()) {
-      (*tree)[path] = Sha256(Slurp(path)).Hex().substr(0, 12);
-    }
-  }
-}
-
-std::map<std::string, std::string> Tree(TinyRun& run) {
-  std::map<std::string, std::string> tree;
-  Collect(run.fs, run.dir, &tree);
-  Collect(run.fs, run.out, &tree);
-  return tree;
-}
-
-RepairOptions Options(bool deep = false) {
-  RepairOptions o;
-  o.check.deep = deep;
-  o.check.threads = 2;
-  o.watch_ms = 0;
-  o.orphan_age_ms = 0;
-  return o;
-}
-
-RepairReport Repair(TinyRun& run, bool deep = false) {
-  RealClock clock;
-  return RunRepair(run.fs, clock, run.dir, Options(deep));
-}
-
-std::string IdOf(const RepairReport& r) { return r.quarantines.empty() ? "" : BaseName(r.quarantines.front()); }
-
-UndoReport Undo(TinyRun& run, const std::string& id) {
-  RealClock clock;
-  return RunUndo(run.fs, clock, run.dir, id, Options());
-}
-
-bool Folds(TinyRun& run) {
-  RunState state(run.fs, run.layout);
-  const Status s = state.Refresh();
-  if (!s.ok()) fprintf(stderr, "%s\n", s.error().message.c_str());
-  return s.ok();
-}
 
 // The whole way: found, mended with these bits, content afterwards, foldable, taken back byte for byte, found again.
 void ExpectMended(TinyRun& run, const std::string& code, int exit_status, bool deep = false) {
@@ -101,12 +35,6 @@ void ExpectMended(TinyRun& run, const std::string& code, int exit_status, bool d
 }
 
 constexpr int kMended = kFsckCorrected | kFsckReopened, kLost = kFsckDataLost;
-
-void Flip(TinyRun& run, const std::string& path, size_t at) {
-  Bytes bytes = Slurp(path);
-  bytes[at < bytes.size() ? at : bytes.size() - 1] ^= 0x10;
-  run.Rewrite(path, bytes);
-}
 
 // ---- slots ----
 
