@@ -18,7 +18,7 @@ struct PublishOptions {
   std::string tmp_dir;                       // exists
   std::string subject;                       // stream or pack, for fail-points and messages
   enum class Cache : uint8_t { kKeep, kDrop } cache = Cache::kKeep;  // kDrop: POSIX_FADV_DONTNEED after the fsync
-  bool replace = false;                      // P4 renames over the name instead (tombstones only); then P7 has nothing to do
+  bool replace = false;                      // P4 renames over the name instead (tombstones, damaged packs); then P7 has nothing to do
   bool skip_sync_for_test = false;           // leaves P3's fsync out, so that a test can prove that it would notice
   bool* reached_link = nullptr;              // set to true when P4 was tried: before that, nothing can have been committed
 };

@@ -31,7 +31,7 @@ class PackWriter {
   Result<StoredTensor::Piece> Add(Codec codec, ByteSpan raw);
   // Adds a whole tensor, cut into chunks, and fills name-independent fields (digest, pieces).
   Status AddTensor(Codec codec, ByteSpan raw, StoredTensor* tensor);
-  // Publishes what is pending. An existing pack of the same root is the same content and counts as published.
+  // Publishes what is pending. An existing pack of the same root is compared: the same bytes count as published, others are damage and replaced.
   Result<std::vector<PackManifest>> Finish();
 
  private:

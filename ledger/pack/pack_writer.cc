@@ -8,6 +8,7 @@
 namespace holdfast {
 namespace {
 
+constexpr uint64_t kCompareBytes = 1u << 20;
 constexpr uint32_t kChunksMax = 4096;  // of one pack; with kPackBytesMax it fixes the map size, hence the bytes of the meta pages
 
 Bytes ChunkKey(uint32_t number) {
@@ -34,6 +35,22 @@ Digest SkeletonOf(ByteSpan file, std::vector<EnvImage::Place> values) {
   }
   hasher.Update(file.subspan(at));
   return hasher.Finish();
+}
+
+// Whether the file at `path` is `want`, byte for byte.
+Result<bool> Holds(FileSystem& fs, const std::string& path, ByteSpan want) {
+  HOLDFAST_ASSIGN(const auto file, fs.Open(path));
+  if (file->size() != want.size()) return false;
+  Bytes piece;
+  for (uint64_t at = 0; at < want.size(); at += piece.size()) {
+    piece.resize(std::min<uint64_t>(want.size() - at, kCompareBytes));
+    const Status read = file->Read(at, piece);
+    if (read.code() == ErrorCode::kCorrupt) return false;   // it ends early
+    HOLDFAST_TRY(read);
+    if (!std::equal(piece.begin(), piece.end(), want.begin() + static_cast<std::ptrdiff_t>(at))) return false;
+  }
+  file->DropCache(0, want.size());
+  return true;
 }
 
 }  // namespace
@@ -82,7 +99,8 @@ Status PackWriter::Impl::Seal() {
   return OkStatus();
 }
 
-// The name is the content, so a pack that is already there is ours, whoever wrote it.
+// The name is the content, so a pack that is already there is ours, whoever wrote it. Other bytes under that name are what a file server
+// left of a pack that it lost (an empty file, mostly): ours take their place, the name is never free.
 Status PackWriter::Impl::PublishSealed() {
   const std::string path = layout.Pack(current.root);
   HOLDFAST_TRY(fs.MakeDirs(DirName(path)));
@@ -98,13 +116,10 @@ Status PackWriter::Impl::PublishSealed() {
   const Status published = Publish(fs, path, {sealed->bytes()}, options);
   if (!published.ok()) {
     if (!tried) return published;
-    const auto there = fs.Stat(path);
-    if (!there.ok()) return published;
-    if (there->size != current.file_size) {
-      return Corrupt(path + ": has " + std::to_string(there->size) + " bytes instead of " + std::to_string(current.file_size) +
-                     "; run `jobctl fsck " + layout.root() + " --deep`");
-    }
-    HOLDFAST_TRY(fs.SyncDir(DirName(path)));
+    const auto ours = Holds(fs, path, sealed->bytes());
+    if (!ours.ok()) return published;
+    options.replace = !*ours;
+    HOLDFAST_TRY(*ours ? fs.SyncDir(DirName(path)) : Publish(fs, path, {sealed->bytes()}, options));
   }
   done.push_back(std::move(current));
   current = {};
