@@ -2,6 +2,7 @@
 //
 // F090-F092: what no record refers to, and whether the rest of the job will fit. Leftovers are normal after a crash and harmless; a
 // worker that is alive may own some of them, so they are only counted.
+#include "export/merge/merge.h"
 #include "fsck/context.h"
 
 namespace holdfast::fsck {
@@ -55,15 +56,15 @@ void CheckUnreferencedPacks(Context* c) {
 void CheckStaging(Context* c) {
   if (!c->log.job) return;
   const std::string& out = c->log.job->out;
-  std::string prefix(1, '.');
-  prefix.append(BaseName(out)).append(".holdfast-").append(c->log.job->uuid.Hex(), 0, 8);
+  const auto prefix = StagingPrefix(c->fs, c->layout, *c->log.job);
+  if (!prefix.ok()) return;   // no FORMAT: said elsewhere
   std::set<std::string> in_use;
   for (const auto& [file, m] : c->log.written) {
     if (!c->log.published && !c->log.done) in_use.insert(BaseName(m.staging));
   }
   const auto names = c->fs.List(DirName(out));
   for (size_t i = 0; names.ok() && i < names->size(); ++i) {
-    if (!(*names)[i].starts_with(prefix) || in_use.contains((*names)[i])) continue;
+    if (!(*names)[i].starts_with(*prefix) || in_use.contains((*names)[i])) continue;
     Tally tally;
     const std::string path = JoinPath(DirName(out), (*names)[i]);
     CountBelow(c, path, 4, &tally);

@@ -43,6 +43,9 @@ void CatchSignals() {
   ::signal(SIGPIPE, SIG_IGN);
 }
 
+// The same work can simply be asked for again.
+bool IsResumable(ErrorCode code) { return ExitStatusOf(code) == kExitResumable; }
+
 Progress::Mode ModeOf(const RunOptions& o) {
   if (o.json) return Progress::Mode::kJson;
   if (o.quiet) return Progress::Mode::kQuiet;
@@ -67,6 +70,7 @@ class RunJob {
     threads_ = options.threads > 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
   }
   Result<int> Run();
+  bool recorded() const { return recorded_; }   // the job record is in the ledger
 
  private:
   Status Fold(bool* exists);
@@ -96,6 +100,7 @@ class RunJob {
   uint32_t threads_ = 1;
   Device device_;
   bool fresh_ = false;
+  bool recorded_ = false;
   NewJob new_job_;
   DecoderSpec decoder_;
   Plan plan_;
@@ -273,6 +278,7 @@ Status RunJob::Begin() {
   }
   if (fresh_ || plan_changed_) records.push_back(MakeControl({.cls = RecordClass::kPlan, .a = plan_.number}, plan_.ToJson()));
   HOLDFAST_TRY(ClaimJob(std::move(records)));
+  recorded_ = true;
   driver_.Adopt(std::move(job_writer_));
   return state_.Refresh();
 }
@@ -398,6 +404,7 @@ Result<int> RunJob::Run() {
   HOLDFAST_TRY(Fold(&exists));
   if (exists) HOLDFAST_TRY(RefuseWhileOthersWork());
   HOLDFAST_ASSIGN(device_, ChooseDevice(exists && options_.resume && state_.job().numerics.starts_with("cpu") ? "cpu" : options_.device));
+  recorded_ = exists;
   if (exists) {
     HOLDFAST_TRY(CompareWithJob(fs_, options_, state_.job(), device_));
     if (state_.done() && OutputIsOurs()) return AlreadyDone();
@@ -411,21 +418,24 @@ Result<int> RunJob::Run() {
   ShowPlan(resources_);
   const Status status = Work();
   if (!status.ok()) {
-    if (status.code() == ErrorCode::kStopped || status.code() == ErrorCode::kResourceExhausted) {
-      const Status released = driver_.Release(status.code() == ErrorCode::kStopped ? "drain" : "no_space");
-      if (!released.ok()) progress_.Event("note: " + released.error().message);
-      return Annotate(status.error(), "stopped; `jobctl resume " + options_.run_dir + "` or the same line again continues");
-    }
-    const Status released = driver_.Release("failed");
+    const ErrorCode code = status.code();
+    const Status released = driver_.Release(code == ErrorCode::kStopped ? "drain" : code == ErrorCode::kResourceExhausted ? "no_space" : "failed");
     if (!released.ok() && released.code() != ErrorCode::kFenced) progress_.Event("note: " + released.error().message);
     // Past the start a refusal is a failure: exit code 2 promises that nothing was started.
-    const bool resumable = status.code() == ErrorCode::kFenced || status.code() == ErrorCode::kTransient;
-    return Error{resumable ? status.code() : ErrorCode::kInternal, status.error().message};
+    return Error{IsResumable(code) ? code : ErrorCode::kInternal, status.error().message};
   }
   CleanUp();
   progress_.EventJson({{"event", "done"}, {"already", false}, {"report", report_}});
   if (!options_.json) std::printf("%s%s", progress_.mode() == Progress::Mode::kTerminal ? "\n" : "", RenderReport(report_).c_str());
   return kExitOk;
+}
+
+// What to type after an end that is neither the job's nor a refusal, unless the message says it. Before the job record is certain, only the
+// line that was typed can be typed again.
+Error WithNextCommand(const Error& e, const std::string& run_dir, bool recorded) {
+  if (!(IsResumable(e.code) || e.code == ErrorCode::kInternal) || e.message.find("`jobctl ") != std::string::npos) return e;
+  const std::string next = (recorded ? "`jobctl resume " + run_dir + "` or " : "") + std::string("the same line again ");
+  return Annotate(e, IsResumable(e.code) ? "stopped; " + next + "continues" : "failed; what is committed stays, " + next + "tries the rest");
 }
 
 // `jobctl resume DIR`: source, calibration and output are the job record's.
@@ -449,7 +459,7 @@ int RunCommand(const RunOptions& options) {
   RunOptions o = options;
   if (o.resume) {
     const Status filled = FillFromJob(&o);
-    if (!filled.ok()) return Fail(filled.error(), o.json);
+    if (!filled.ok()) return Fail(WithNextCommand(filled.error(), o.run_dir, /*recorded=*/true), o.json);
   } else {
     o.source = AbsolutePath(o.source);
     o.calib = AbsolutePath(o.calib);
@@ -458,7 +468,7 @@ int RunCommand(const RunOptions& options) {
   }
   RunJob job(o);
   const auto result = job.Run();
-  return result.ok() ? *result : Fail(result.error(), o.json);
+  return result.ok() ? *result : Fail(WithNextCommand(result.error(), o.run_dir, job.recorded()), o.json);
 }
 
 }  // namespace holdfast

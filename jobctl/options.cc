@@ -7,19 +7,22 @@
 
 namespace holdfast {
 
-int Fail(const Error& error, bool json) {
-  int code = kExitFailure;
-  switch (error.code) {
+int ExitStatusOf(ErrorCode code) {
+  switch (code) {
     case ErrorCode::kInvalidArgument:
     case ErrorCode::kUnsupported:
     case ErrorCode::kAlreadyExists:
-    case ErrorCode::kNotFound: code = kExitUsage; break;
+    case ErrorCode::kNotFound: return kExitUsage;
     case ErrorCode::kStopped:
     case ErrorCode::kFenced:
     case ErrorCode::kTransient:
-    case ErrorCode::kResourceExhausted: code = kExitResumable; break;
-    default: break;
+    case ErrorCode::kResourceExhausted: return kExitResumable;
+    default: return kExitFailure;
   }
+}
+
+int Fail(const Error& error, bool json) {
+  const int code = ExitStatusOf(error.code);
   if (json) {
     const Json line{{"event", "error"}, {"code", ErrorCodeName(error.code)}, {"message", error.message}, {"exit", code}};
     std::printf("%s\n", line.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());

@@ -105,6 +105,8 @@ int KeygenCommand(const KeygenOptions& options);
 int FsckCommand(const FsckOptionsCli& options);
 int VerifyCommand(const VerifyOptionsCli& options);
 
+// The exit status that an error ends with.
+int ExitStatusOf(ErrorCode code);
 // Prints "jobctl: message" to stderr, or an {"event":"error"} line to stdout with --json, and returns the exit code that fits.
 int Fail(const Error& error, bool json);
 

@@ -40,6 +40,7 @@ struct Supervisor::Impl {
   std::unique_ptr<Socket> control;
   std::map<TaskKey, Child> children;
   bool changed = false, paused = false;
+  std::map<TaskKey, size_t> lives;      // of each task, also over restarts that its owner asked for: whose fail-points hold
   uint32_t attempts = 0;                // numbers the lives of all children, so that a dead one's late report is known as such
 
   Impl(const Clock& c, Options o) : clock(c), options(std::move(o)) {}
@@ -78,7 +79,7 @@ Status Supervisor::Impl::Launch(Child* c, const std::string& reason) {
   c->failure.reset();
   c->told_pause = false;
   const char* binary = c->task.spec.key.merge ? "/holdfast-merge" : "/holdfast-worker";
-  HOLDFAST_ASSIGN(const pid_t pid, SpawnChild(options.bin_dir + binary, args.Encode(), {{"HOLDFAST_FAIL", FailPointsAfter(c->ladder.restarts())}}, c->task.spec.log));
+  HOLDFAST_ASSIGN(const pid_t pid, SpawnChild(options.bin_dir + binary, args.Encode(), {{"HOLDFAST_FAIL", FailPointsAfter(lives[c->task.spec.key]++)}}, c->task.spec.log));
   c->task.view.pid = pid;
   c->task.view.size = args.size;
   c->task.view.phase = "start";

@@ -26,7 +26,8 @@ constexpr uint64_t kReportBytes = 64u << 20;  // of progress
 
 class Merge {
  public:
-  Merge(FileSystem& fs, RunState& state, StreamWriter& stream, const MergeOptions& options)
+  Merge(FileSystem& fs, RunState& state, StreamWriter& stream, const MergeOptions& options,
+        const std::string& staging_prefix)
       : fs_(fs),
         state_(state),
         stream_(stream),
@@ -34,7 +35,7 @@ class Merge {
         job_(state.job()),
         plan_(state.plan()),
         output_(PlanOutput(plan_, job_.shard_bytes)),
-        staging_(fs, job_, stream.epoch()),
+        staging_(fs, job_, staging_prefix, stream.epoch()),
         units_(fs, state.layout()) {}
 
   Result<Digest> Run() {
@@ -301,7 +302,8 @@ Result<Digest> RunMerge(FileSystem& fs, RunState& state, StreamWriter& merge,
                         const MergeOptions& options) {
   if (!state.has_plan())
     return InvalidArgument("merge: " + state.layout().root() + " has no plan yet");
-  return Merge(fs, state, merge, options).Run();
+  HOLDFAST_ASSIGN(const std::string prefix, StagingPrefix(fs, state.layout(), state.job()));
+  return Merge(fs, state, merge, options, prefix).Run();
 }
 
 }  // namespace holdfast

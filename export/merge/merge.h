@@ -36,7 +36,9 @@ uint64_t OutputBytes(const OutputPlan& plan);
 // Errors: kAlreadyExists: the output directory exists and is not ours; kInvalidArgument: a sidecar of the source changed (names it).
 Result<Digest> RunMerge(FileSystem& fs, RunState& state, StreamWriter& merge, const MergeOptions& options);
 
-// The hidden sibling of the output in which this claim writes: <dir of out>/.<name>.holdfast-<job>-<epoch>.
-std::string StagingPath(const JobSpec& job, uint64_t epoch);
+// A claim writes in a hidden sibling of the output, <dir of out>/.<name>.holdfast-<job>-<run>-<epoch>; this is its name up to the epoch.
+// <run>: the inode of the run directory's FORMAT. The two copies of a run directory have one job and one output, and may not meet in one
+// staging: each would take the other's files for those of a dead claim of its own.
+Result<std::string> StagingPrefix(FileSystem& fs, const RunLayout& run, const JobSpec& job);
 
 }  // namespace holdfast

@@ -12,22 +12,20 @@ namespace {
 
 constexpr uint32_t kFileMode = 0644;
 
-std::string Prefix(const JobSpec& job) {
-  std::string prefix = ".";
-  return prefix.append(BaseName(job.out)).append(".holdfast-").append(job.uuid.Hex()).append("-");
-}
-
 }  // namespace
 
-std::string StagingPath(const JobSpec& job, uint64_t epoch) {
-  return JoinPath(DirName(job.out), Prefix(job) + std::to_string(epoch));
+Result<std::string> StagingPrefix(FileSystem& fs, const RunLayout& run, const JobSpec& job) {
+  HOLDFAST_ASSIGN(const FileInfo format, fs.Stat(run.FormatFile()));
+  std::string prefix = ".";
+  return prefix.append(BaseName(job.out)).append(".holdfast-").append(job.uuid.Hex()).append("-")
+      .append(std::to_string(format.inode)).append("-");
 }
 
-Staging::Staging(FileSystem& fs, const JobSpec& job, uint64_t epoch)
+Staging::Staging(FileSystem& fs, const JobSpec& job, const std::string& prefix, uint64_t epoch)
     : fs_(fs),
       parent_(DirName(job.out)),
-      prefix_(Prefix(job)),
-      path_(StagingPath(job, epoch)),
+      prefix_(prefix),
+      path_(JoinPath(parent_, prefix + std::to_string(epoch))),
       epoch_(epoch) {}
 
 Status Staging::Create() {

@@ -14,7 +14,8 @@ namespace holdfast {
 
 class Staging {
  public:
-  Staging(FileSystem& fs, const JobSpec& job, uint64_t epoch);
+  // `prefix`: StagingPrefix.
+  Staging(FileSystem& fs, const JobSpec& job, const std::string& prefix, uint64_t epoch);
   const std::string& path() const { return path_; }
   std::string PathOf(const std::string& name) const { return JoinPath(path_, name); }
 

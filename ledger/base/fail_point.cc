@@ -10,6 +10,9 @@
 #include <cstdlib>
 #include <list>
 #include <map>
+#include <string>
+
+#include "ledger/base/clock.h"
 
 namespace holdfast {
 namespace {
@@ -53,11 +56,12 @@ std::list<Armed> Parse() {
 }
 
 // One write(2) to a file opened for appending: lines of several processes do not mix.
-void Trace(std::string_view point, std::string_view subject) {
+void Trace(std::string_view point, std::string_view subject, const std::string& action = "") {
   static const std::string path = Variable("HOLDFAST_FAIL_TRACE");
   if (path.empty()) return;
   static const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  const std::string line = std::string(point) + "@" + std::string(subject) + "\n";
+  const std::string line = std::to_string(RealClock().MonotonicNs()) + " " + std::to_string(::getpid()) + " " + std::string(point) + "@" +
+                           std::string(subject) + (action.empty() ? "" : " = " + action) + "\n";
   if (fd >= 0 && ::write(fd, line.data(), line.size()) < 0) {
     // A lost line of a test's trace; the test that misses it will say so.
   }
@@ -78,18 +82,20 @@ Status FailPoint(std::string_view point, std::string_view subject) {
   Trace(point, subject);
   for (Armed& a : armed) {
     if (a.point != point || (!a.subject.empty() && a.subject != subject)) continue;
-    if (a.left.fetch_sub(1) == 1) HOLDFAST_TRY(Fire(a.action, point));
+    if (a.left.fetch_sub(1) != 1) continue;
+    Trace(point, subject, a.action);
+    HOLDFAST_TRY(Fire(a.action, point));
   }
   return OkStatus();
 }
 
-std::string FailPointsAfter(size_t restarts) {
-  std::string lives = Variable("HOLDFAST_FAIL");
-  for (; restarts > 0 && !lives.empty(); --restarts) {
-    const size_t comma = lives.find(',');
-    lives = comma == std::string::npos ? "" : lives.substr(comma + 1);
+std::string FailPointsAfter(size_t lives) {
+  std::string rest = Variable("HOLDFAST_FAIL");
+  for (; lives > 0 && !rest.empty(); --lives) {
+    const size_t comma = rest.find(',');
+    rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
   }
-  return lives;
+  return rest;
 }
 
 }  // namespace holdfast

@@ -4,6 +4,7 @@
 
   cluster_test.py golden            three nodes, split as asked and split by themselves: the bytes of `jobctl run`
   cluster_test.py kills [N [SEED]]  kill -9 of random workers, daemons, coordinators and jobctl until N are dead
+  cluster_test.py points [N [SEED]] N jobs, each with one fault at a fail-point of a daemon or its worker: killed, paused, ENOSPC, EIO, ...
   cluster_test.py lost              the tail node is gone for ever: its stage moves
   cluster_test.py back              a lost node returns and works again; a paused one wakes, is fenced and works again
   cluster_test.py netns             three network namespaces, CURVE, one link cut and mended (77: no privileges)
@@ -19,6 +20,7 @@
 
 HOLDFAST_MODEL and HOLDFAST_TOKENS: a real model and its token lines for `kills`, cut by HOLDFAST_SPLIT (default 14,14,2).
 """
+import collections
 import os
 import random
 import re
@@ -26,9 +28,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import cluster_harness as ch
+import fail_points_test as fp
 from cluster_harness import Cluster, Net, h
 
 # Long enough that things happen while it runs, short enough for a test: some five seconds of computing on one core.
@@ -129,6 +133,71 @@ def kills(budget, seed):
             jobs += 1
     print(f"cluster_test kills: {killer.total} kills ({', '.join(f'{n} of a {k}' for k, n in killer.count.items())}) in {jobs} jobs "
           f"(seed {seed}), every job ended in the same bytes")
+
+
+def wake_later(c, stop, rng):
+    """Processes that stopped themselves go on after a while; long enough at times that others took their place."""
+    while not stop.wait(0.05):
+        for d in list(c.daemons):
+            for pid in [d.pid, *h.children(d.pid)] if d.running() else []:
+                if h.state(pid) == "T":
+                    stop.wait(rng.choice([0.1, 1.0, 1.5 * c.suspect]))
+                    h.kill(pid, signal.SIGCONT)
+
+
+def end_of(c, job, seed):
+    """Until the job is done; one that an errno ended is asked for again, as its message says."""
+    for _ in range(5):
+        state = ch.wait_for(f"the end of {job} (seed {seed})", lambda: (lambda j: j if j["state"] in ("done", "failed") else None)(c.job(job)), every=0.25)
+        if state["state"] == "done":
+            return
+        assert "resume" in c.jobctl("status", job).stdout, "a failed job says how to go on"
+        c.jobctl("resume", job)
+    raise AssertionError(f"seed {seed}: failed five times: {state}")
+
+
+def points(budget, seed):
+    rng, fired = random.Random(seed), []
+    with Cluster("points", layers=4) as c:
+        c.golden()
+        trace = c.w.path("trace")
+        nodes = [c.node(f"n{i + 1}", env={"HOLDFAST_FAIL_TRACE": trace}) for i in range(3)]
+        c.wait_spoken(*nodes)
+        split = ["--shard-layers", "2,1,1", "--on", "n1,n2,n3"]
+        c.wait_job(c.submit("traced", *split))
+        count = collections.Counter((a.point, a.subject.replace(c.w.path("traced"), "OUT")) for a in fp.read_trace(trace))
+        assert any(s.startswith("node.") for _, s in count), f"no place of a daemon's own: {sorted(count)[:5]}"
+        c.end_all()
+        stop = threading.Event()
+        waker = threading.Thread(target=wake_later, args=(c, stop, random.Random(seed)), daemon=True)
+        waker.start()
+        places = [fp.Place(point, subject, hits) for (point, subject), hits in sorted(count.items())]
+        by_subject = collections.defaultdict(list)
+        for p in places:
+            by_subject[fp.kind(p)[1]].append(p)
+        for i in range(budget):
+            place = rng.choice(by_subject[rng.choice(sorted(by_subject))])
+            out, action = f"p{i}", rng.choice(["kill", "kill", *fp.actions_at(place)])
+            what = f"{place.point}@{place.subject.replace('OUT', c.w.path(out))}:{rng.randint(1, place.hits)}={action}"
+            for d in nodes:     # in one life of each; a keeper's restart knows nothing of it
+                d.env = {"HOLDFAST_FAIL_TRACE": trace + out, "HOLDFAST_FAIL": what}
+                d.start()
+                d.env = {"HOLDFAST_FAIL_TRACE": trace + out}
+            c.keep(*nodes)
+            job = c.submit(out, *split)
+            end_of(c, job, f"{seed}, {what}")
+            c.assert_same(job, out)
+            c.forget(out)
+            fired += [a.action for a in fp.read_trace(trace + out) if a.action]
+            with c.lock:
+                for d in nodes:
+                    d.kept = False
+                    d.kill()
+        stop.set()
+        waker.join()
+        crashed = [d.name for d in c.daemons if re.search(r"signal (6|11|4|8)\b|terminate called", d.said())]
+        assert not crashed, crashed
+    print(f"cluster_test points: {budget} jobs, faults: {dict(collections.Counter(fired))} (seed {seed}), every job ended in the same bytes")
 
 
 def lost():
@@ -512,8 +581,8 @@ MODES = {f.__name__: f for f in (golden, lost, back, netns, allnodes, queue, ren
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
-    if what == "kills":
-        kills(int(sys.argv[2]) if len(sys.argv) > 2 else 12, int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().randrange(1 << 30))
+    if what in ("kills", "points"):
+        {"kills": kills, "points": points}[what](int(sys.argv[2]) if len(sys.argv) > 2 else 12, int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().randrange(1 << 30))
     elif what in MODES:
         sys.exit(MODES[what]())
     else:

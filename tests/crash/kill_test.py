@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kills processes of a run and demands the same bytes in the end.
 
-  kill_test.py points            SIGKILL at every step P0-P7 of the commit, in every stream, and at every step of the merge
   kill_test.py random [N [SEED]] N kills at random instants, of a worker or of jobctl, as often as needed to finish
   kill_test.py orphans           workers die with their jobctl
   kill_test.py drain             SIGTERM: exit 75 within 30 s, resumable
   kill_test.py poison            one sample ends every worker that computes it: the others are done, it is called by its name
   kill_test.py replan            threads, stages and memory change between attempts, bytes do not
+  kill_test.py copy              a run directory is copied while somebody works in it, and both go on
 """
 import json
 import os
@@ -20,32 +20,6 @@ import time
 import harness as h
 
 STAGES = ["--shard-layers", "2,1,1"]
-POINTS = [f"publish.P{i}" for i in range(8)]
-MERGE_POINTS = ["merge.begun", "merge.file", "merge.written", "merge.metadata", "merge.before_rename", "merge.after_rename"]
-
-
-def points():
-    kills = 0
-    with h.Workspace("points") as w:
-        w.make_golden()
-        cases = [(f"{p}@{s}:{n}", s) for p in POINTS for s, n in [("job", 1), ("stage.00", 4), ("stage.01", 6), ("stage.02", 9), ("merge", 2)]]
-        cases += [(p, "merge") for p in MERGE_POINTS]
-        cases += [(f"phase.{p}@stage.01", "stage.01") for p in ("load", "calibrate", "evict")]
-        for i, (point, stream) in enumerate(cases):
-            name = f"p{i}"
-            p = h.run(w.args(name, *STAGES), env={"HOLDFAST_FAIL": point})
-            if stream != "job":   # a child died: its supervisor starts it again
-                assert p.returncode == 0, f"{point}: the supervisor did not recover: {p.stderr[-2000:]}"
-                assert "signal 9" in p.stderr, f"{point}: the fail-point was never reached"
-            else:
-                assert p.returncode == -signal.SIGKILL, f"{point}: the fail-point was never reached (exit {p.returncode})"
-                h.assert_no_half_output(w.path(name))
-                h.run(w.args(name, *STAGES), check=0)
-            w.assert_golden(name)
-            w.fsck(name)
-            w.drop(name)
-            kills += 1
-    print(f"kill_test points: {kills} kills, every run ended in the same bytes")
 
 
 def random_kills(budget, seed):
@@ -154,13 +128,41 @@ def replan():
     print("kill_test replan: stages and threads changed four times, the bytes did not")
 
 
+def copy():
+    """Matrix row 37. While an owner lives on this machine its copy is refused; afterwards both are jobs of their own with one output name."""
+    with h.Workspace("copy") as w:
+        h.make_tokens(w.calib, samples=32, length=256)
+        w.make_golden()
+        for i, wait in enumerate((0.8, 1.6, 2.4)):
+            name, twin = f"c{i}", w.path(f"c{i}.copy.run")
+            p = subprocess.Popen(w.args(name, *STAGES), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(wait)
+            subprocess.run(["cp", "-a", w.path(name) + ".run", twin], check=False, stderr=subprocess.DEVNULL)   # files come and go under it
+            h.run([h.JOBCTL, "fsck", twin])
+            if p.poll() is None and os.path.exists(twin + "/log/job/00000000.seg"):
+                refused = h.run([h.JOBCTL, "resume", twin], check=2)
+                assert f"process {p.pid}" in refused.stderr, refused.stderr
+            h.kill(p.pid)
+            p.wait()
+            both = [subprocess.Popen([h.JOBCTL, "resume", d], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for d in (w.path(name) + ".run", twin)]
+            said = [b.communicate(timeout=300)[1] for b in both]
+            ends = [b.returncode for b in both]
+            assert 0 in ends, said
+            for end, text in zip(ends, said):    # who comes second finds an output that its own ledger does not know
+                assert end == 0 or (end == 1 and "exists and is not the output of this job" in text and "jobctl resume" in text), (end, text)
+            w.assert_golden(name)
+            left = [n for n in os.listdir(w.dir) if n.startswith(f".{name}.") and ends == [0, 0]]
+            assert not left, left
+            for d in (w.path(name) + ".run", twin):
+                h.run([h.JOBCTL, "fsck", d, "--deep"], check=0)
+    print("kill_test copy: three runs copied while they worked, both copies went on, one output of the same bytes each")
+
+
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
-    if what == "points":
-        points()
-    elif what == "random":
+    if what == "random":
         random_kills(int(sys.argv[2]) if len(sys.argv) > 2 else 12, int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().randrange(1 << 30))
-    elif what in ("orphans", "drain", "poison", "replan"):
-        {"orphans": orphans, "drain": drain, "poison": poison, "replan": replan}[what]()
+    elif what in ("orphans", "drain", "poison", "replan", "copy"):
+        {"orphans": orphans, "drain": drain, "poison": poison, "replan": replan, "copy": copy}[what]()
     else:
         sys.exit(__doc__)

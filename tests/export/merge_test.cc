@@ -125,6 +125,20 @@ TEST(Merge, AClusterOfOneClassWritesTheSameBytes) {
   }
 }
 
+// Both have one job and one output; in one staging each would clear away the other's files.
+TEST(Merge, TheCopyOfARunWritesInAStagingOfItsOwn) {
+  Ready r;
+  const RunLayout copy("/w/copy");
+  ASSERT_TRUE(r.fs.MakeDirs(copy.root()).ok());
+  const Bytes format = *r.fs.ReadFile(r.run.layout().FormatFile());
+  const auto file = r.fs.Create(copy.FormatFile(), 0444);
+  ASSERT_TRUE(file.ok() && (*file)->Append(format).ok() && (*file)->Close().ok());
+  const auto ours = StagingPrefix(r.fs, r.run.layout(), r.run.job()), theirs = StagingPrefix(r.fs, copy, r.run.job());
+  ASSERT_TRUE(ours.ok() && theirs.ok());
+  EXPECT_NE(*ours, *theirs);
+  EXPECT_EQ(*ours, *StagingPrefix(r.fs, r.run.layout(), r.run.job()));
+}
+
 TEST(Merge, SecondRunAnswersTheSame) {
   Ready r;
   const auto first = r.run.Merge();

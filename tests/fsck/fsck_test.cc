@@ -8,6 +8,7 @@
 #include <cmath>
 #include <random>
 
+#include "export/merge/merge.h"
 #include "tests/fsck/tiny_run.h"
 
 namespace holdfast::testing {
@@ -562,9 +563,11 @@ TEST(FsckLeftovers, StrayTemporaryFile) {
 
 TEST(FsckLeftovers, OldStaging) {
   TinyRun run;
-  const auto id = ReadJobId(run.fs, run.layout);
-  ASSERT_TRUE(id.ok());
-  const std::string staging = DirName(run.out) + "/." + BaseName(run.out) + ".holdfast-" + id->Hex() + "-7";
+  RunState state(run.fs, run.layout);
+  ASSERT_TRUE(state.Refresh().ok());
+  const auto prefix = StagingPrefix(run.fs, run.layout, state.job());
+  ASSERT_TRUE(prefix.ok());
+  const std::string staging = DirName(run.out) + "/" + *prefix + "7";
   ASSERT_TRUE(run.fs.MakeDirs(staging).ok());
   Spill(staging + "/x", AsBytes("y"));
   Expect(run.Fsck(), 0, "F090", BaseName(staging));
