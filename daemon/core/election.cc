@@ -27,6 +27,7 @@ void Election::OnJob(const std::string& owner, const Nonce& incarnation, bool re
     owner_sign_ = now;
     vacant_ = false;
   }
+  if (!known_) born_ = now;
   known_ = true;
   owner_ = owner;
   owner_incarnation_ = incarnation;
@@ -44,6 +45,9 @@ uint64_t Election::Rank(TimeNs now) const {
     return name < self_ && !n.draining && now - n.alive < silence_ns_;
   }));
 }
+
+// Who has just come has not heard everybody yet, and would think too much of itself.
+bool Election::IsDeputy(TimeNs now) const { return known_ && now - born_ >= silence_ns_ && Rank(now) < kDeputies; }
 
 bool Election::ShouldClaim(TimeNs now) {
   const auto self = nodes_.find(self_);

@@ -20,11 +20,15 @@ namespace holdfast {
 class Election {
  public:
   Election(std::string self, uint64_t silence_ns, uint64_t step_ns) : self_(std::move(self)), silence_ns_(silence_ns), step_ns_(step_ns) {}
+  void set_silence(uint64_t ns) { silence_ns_ = ns; }
   // Also for the own node: a coordinator lives by its beats as everyone does.
   void OnBeat(const std::string& node, const Nonce& incarnation, uint64_t count, bool draining, TimeNs now);
   // The job stream as last folded: who claimed it (the daemon's incarnation), whether it was released, its tail.
   void OnJob(const std::string& owner, const Nonce& incarnation, bool released, uint32_t tail, TimeNs now);
   bool ShouldClaim(TimeNs now);            // true again and again until OnJob says that it was done
+  // Whether this node is among the first to be elected when the coordinator ends: such a one keeps the whole job in mind beforehand.
+  bool IsDeputy(TimeNs now) const;
+  static constexpr uint64_t kDeputies = 2;
 
  private:
   struct Node {
@@ -40,6 +44,7 @@ class Election {
   uint64_t silence_ns_, step_ns_;          // silence: how long an owner without any sign of life is still believed to live
   std::map<std::string, Node> nodes_;
   bool known_ = false;                     // OnJob was called
+  TimeNs born_ = 0;                        // the first time
   std::string owner_;
   Nonce owner_incarnation_;
   uint32_t tail_ = 0;

@@ -11,10 +11,8 @@ namespace holdfast {
 namespace {
 
 constexpr uint64_t kSecondNs = 1'000'000'000;
-constexpr uint64_t kSilenceNs = 6 * kSecondNs;     // three beats in the directory: then an owner of the role may be replaced
 constexpr uint64_t kStepNs = 2 * kSecondNs;
 constexpr uint64_t kHearNs = 15 * kSecondNs;       // beats of this age are still told to the coordinator, which judges by their count
-constexpr uint64_t kStaleWordsNs = 3 * kSecondNs;  // after a claim: what nodes said of failures may be of an earlier try
 
 TaskView ViewOf(const TaskBeat& t) {
   TaskView v;
@@ -42,7 +40,7 @@ JobBoard::Job JobBoard::MakeJob(const QueuedJob& queued) const {
   o.reproducible = queued.submit.reproducible;
   o.on_say = [this, id](const std::string& text) { log_.Say(id, text); };
   return {queued.submit, queued.retries, std::make_unique<JobDriver>(fs_, clock_, RunLayout(layout_.JobDir(id)), o),
-          Election(others_.self().node, kSilenceNs, kStepNs), 0, {}};
+          Election(others_.self().node, others_.Pace().silence_ns, kStepNs), 0, {}};
 }
 
 Status JobBoard::Look() {
@@ -78,7 +76,9 @@ void JobBoard::Trouble(Job* job, const Error& error) {
 }
 
 Status JobBoard::LookAt(Job* job) {
-  const auto news = job->driver->Refresh();
+  // The coordinator, and whoever would be the next one, keep the whole job in mind; the others what they work on themselves.
+  const auto scope = job->election.IsDeputy(clock_.MonotonicNs()) ? JobDriver::Scope::kAll : JobDriver::Scope::kOwn;
+  const auto news = job->driver->Refresh(scope);
   if (news.code() == ErrorCode::kCorrupt || news.code() == ErrorCode::kUnsupported || news.code() == ErrorCode::kNotFound) {
     return Finish(job, "failed", news.error().message);   // its ledger cannot be used as it is: somebody has to look
   }
@@ -90,7 +90,9 @@ Status JobBoard::LookAt(Job* job) {
 
 Status JobBoard::Elect(Job* job) {
   const uint64_t now = clock_.MonotonicNs();
-  for (const Beat* b : others_.Live(kSilenceNs)) job->election.OnBeat(b->node, b->incarnation, b->count, b->draining, now);
+  const uint64_t silence_ns = others_.Pace().silence_ns;
+  job->election.set_silence(silence_ns);
+  for (const Beat* b : others_.Live(silence_ns)) job->election.OnBeat(b->node, b->incarnation, b->count, b->draining, now);
   const RunState& state = job->driver->state();
   const StreamState& stream = state.job_stream();
   const Incarnation* owner = state.IncarnationOf(stream.claim.incarnation);
@@ -113,7 +115,7 @@ Status JobBoard::Elect(Job* job) {
 // What the coordinator is told of the nodes: those that move. What they say of this job's tasks, and how much memory others' take.
 std::vector<NodeView> JobBoard::NodesFor(const Job& job) const {
   std::vector<NodeView> views;
-  const bool early = clock_.MonotonicNs() - job.claimed_ns < kStaleWordsNs;
+  const bool early = clock_.MonotonicNs() - job.claimed_ns < others_.Pace().stale_words_ns;
   for (const Beat* b : others_.Live(kHearNs)) {
     NodeView v;
     v.name = b->node;

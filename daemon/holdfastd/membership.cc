@@ -11,7 +11,6 @@ namespace {
 
 constexpr uint64_t kSecondNs = 1'000'000'000;
 constexpr uint64_t kBeatFileNs = 2 * kSecondNs, kRosterNs = 5 * kSecondNs, kCheckNs = kSecondNs;
-constexpr uint64_t kLinkSilentNs = 3 * kSecondNs;     // then its file is read
 constexpr uint64_t kForgottenNs = 600 * kSecondNs;    // then its file is read rarely
 constexpr uint64_t kRareNs = 30 * kSecondNs;
 constexpr uint64_t kTwinWatchMs = 7000;               // three beats of a twin on another machine, and a little
@@ -160,11 +159,11 @@ bool Membership::Listen() {
 }
 
 void Membership::ReadFiles() {
-  const uint64_t now = clock_.MonotonicNs();
+  const uint64_t now = clock_.MonotonicNs(), link_silent_ns = Pace().link_silent_ns;
   for (const auto& [name, node] : roster_.nodes()) {
     if (name == options_.self.node || node.released) continue;
     Heard& h = heard_[name];
-    if (h.link_ns != 0 && now - h.link_ns < kLinkSilentNs) continue;
+    if (h.link_ns != 0 && now - h.link_ns < link_silent_ns) continue;
     const bool forgotten = now - std::max(h.moved_ns, born_ns_) > kForgottenNs;
     if (h.file_ns != 0 && now - h.file_ns < (forgotten ? kRareNs : kBeatFileNs)) continue;
     h.file_ns = now;
@@ -184,6 +183,10 @@ Status Membership::Leave(const std::string& reason) {
   (void)fs_.Unlink(options_.layout.Beat(options_.self.nonce));
   (void)fs_.RemoveTree(options_.layout.streams().TmpDir(options_.self.nonce));
   return said;
+}
+
+BeatPace Membership::Pace() const {
+  return BeatPaceOf(static_cast<size_t>(std::count_if(roster_.nodes().begin(), roster_.nodes().end(), [](const auto& n) { return !n.second.released; })));
 }
 
 std::vector<const Beat*> Membership::Live(uint64_t silence_ns) const {

@@ -12,6 +12,7 @@
 
 #include "daemon/transport/control_link.h"
 #include "daemon/wire/beat.h"
+#include "daemon/wire/beat_pace.h"
 #include "ledger/base/clock.h"
 #include "ledger/cluster/queue.h"
 #include "ledger/cluster/root.h"
@@ -42,6 +43,7 @@ class Membership {
 
   // The latest beat of every node that moved within `silence_ns`, our own first.
   std::vector<const Beat*> Live(uint64_t silence_ns) const;
+  BeatPace Pace() const;                       // for as many nodes as there are
   const Roster& roster() const { return roster_; }
   const Incarnation& self() const { return options_.self; }
   std::vector<std::string> Warnings() const;

@@ -40,8 +40,40 @@ std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<Lay
 JobDriver::JobDriver(FileSystem& fs, const Clock& clock, RunLayout layout, Options options)
     : fs_(fs), clock_(clock), options_(std::move(options)), state_(fs, std::move(layout)) {}
 
-Result<bool> JobDriver::Refresh() {
+// The job stream alone says whether it is.
+bool JobDriver::OwnIsEnough() const {
+  const auto& assignment = state_.assignment();
+  if (coordinates() || !assignment || assignment->merge_node == options_.self.node) return false;
+  return std::none_of(assignment->stages.begin(), assignment->stages.end(), [](const Assignment::Entry& e) { return e.node.empty(); });
+}
+
+// Also what it has sealed since: a seal may be voided.
+std::vector<LayerRange> JobDriver::Given(const std::string& node) const {
+  std::vector<LayerRange> given;
+  for (const StagePlan& s : state_.plan().stages) {
+    const auto named = [&](const Assignment::Entry& e) { return e.stage == s.stage && e.node == node; };
+    if (std::any_of(state_.assignment()->stages.begin(), state_.assignment()->stages.end(), named)) given.emplace_back(s.first_layer, s.last_layer);
+  }
+  return given;
+}
+
+Status JobDriver::Read(Scope scope) {
+  whole_ = false;
+  if (scope == Scope::kOwn) {
+    if (!state_.has_plan()) HOLDFAST_TRY(state_.RefreshLayers({}));
+    while (state_.has_plan() && OwnIsEnough()) {
+      const std::vector<LayerRange> given = Given(options_.self.node);
+      HOLDFAST_TRY(state_.RefreshLayers(given));
+      if (OwnIsEnough() && Given(options_.self.node) == given) return OkStatus();   // else it was given other stages while it read
+    }
+  }
   HOLDFAST_TRY(state_.Refresh());
+  whole_ = true;
+  return OkStatus();
+}
+
+Result<bool> JobDriver::Refresh(Scope scope) {
+  HOLDFAST_TRY(Read(scope));
   uint64_t tails = state_.job_stream().next_seq + state_.merge_stream().next_seq;
   for (const auto& [id, stage] : state_.stages()) tails += stage.stream.next_seq;
   const bool news = tails != tails_;
@@ -164,6 +196,10 @@ Status JobDriver::Lost(Status status) {
 
 Result<std::optional<std::string>> JobDriver::Coordinate(const std::vector<NodeView>& nodes) {
   HOLDFAST_CHECK(writer_ != nullptr);
+  if (!whole_) {                             // elected just now, out of turn
+    HOLDFAST_ASSIGN(const bool news, Refresh());
+    (void)news;   // the view is stale after a claim
+  }
   HOLDFAST_TRY(LoadDecoder());
   HOLDFAST_TRY(Renew());
   const bool wide = std::any_of(nodes.begin(), nodes.end(), [](const NodeView& n) { return n.numerics.starts_with("cpu/f32"); });

@@ -30,8 +30,10 @@ class JobDriver {
   };
   JobDriver(FileSystem& fs, const Clock& clock, RunLayout layout, Options options);
 
-  // Folds what is new. true: something was.
-  Result<bool> Refresh();
+  // Folds what is new. true: something was. kOwn: only what concerns this node's own stages, as long as it neither coordinates nor merges and no
+  // stage waits for a node. Then the whole job is not known: AllSealed, Blocked and stages of others are not to be asked for.
+  enum class Scope : uint8_t { kAll, kOwn };
+  Result<bool> Refresh(Scope scope = Scope::kAll);
   RunState& state() { return state_; }
   const RunState& state() const { return state_; }
   void set_self(const Incarnation& self) { options_.self = self; }   // before the first claim
@@ -62,6 +64,9 @@ class JobDriver {
 
  private:
   Status LoadDecoder();
+  Status Read(Scope scope);
+  bool OwnIsEnough() const;
+  std::vector<LayerRange> Given(const std::string& node) const;
   JobView View();
   Result<Assignment> Commit(const Assign& assign);
   Status Renew();
@@ -77,6 +82,7 @@ class JobDriver {
   MatmulDtype widest_ = MatmulDtype::kBf16;  // of the nodes heard: f32 matmuls hold twice the bytes
   uint64_t renewed_ns_ = 0, tails_ = 0;
   bool view_stale_ = true;
+  bool whole_ = false;                       // the last refresh left nothing out
 };
 
 // Ranges -> stream numbers: a range that an earlier plan had keeps its stream, others get new ones.

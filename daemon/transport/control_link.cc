@@ -14,12 +14,13 @@
 #include <utility>
 
 #include "daemon/transport/sockets.h"
+#include "daemon/wire/beat_pace.h"
 
 namespace holdfast {
 namespace {
 
 constexpr uint64_t kMsNs = 1'000'000, kSecondNs = 1000 * kMsNs;
-constexpr uint64_t kBeatNs = kSecondNs;
+constexpr uint64_t kTurnNs = kSecondNs;           // of what is to be done now and then
 constexpr uint64_t kStalledNs = 15 * kSecondNs;   // a caller silent for longer hangs on storage
 constexpr uint64_t kLiveNs = 10 * kSecondNs;      // whom we heard that lately is told of in answers
 constexpr uint64_t kRedialNs = 30 * kSecondNs;    // ZeroMQ gives some peers up for good (a port that spoke nonsense once): begin anew
@@ -72,6 +73,7 @@ struct ControlLink::Impl {
   void Say(const ControlMessage& message);
   void SayHints();
   void SayBeat();
+  void CountStall();
   std::optional<Beat> OwnBeat();
   void Listen();
   bool OnMessage(const std::vector<Bytes>& frames, const std::string& sender);
@@ -106,17 +108,21 @@ struct ControlLink::Impl {
 };
 
 void ControlLink::Impl::Run() {
-  uint64_t next_beat_ns = clock.MonotonicNs();
+  uint64_t next_turn_ns = clock.MonotonicNs(), next_beat_ns = 0;
   while (!stopping) {
     ApplyPeers();
     SayHints();
-    if (clock.MonotonicNs() >= next_beat_ns) {
+    if (clock.MonotonicNs() >= next_turn_ns) {
       Forget();
-      SayBeat();
-      next_beat_ns = clock.MonotonicNs() + kBeatNs;
+      CountStall();
+      next_turn_ns = clock.MonotonicNs() + kTurnNs;
+      if (next_turn_ns >= next_beat_ns) {   // a turn is never quite a second
+        SayBeat();
+        next_beat_ns = next_turn_ns + BeatPaceOf(voices.size() + 1).period_ns;
+      }
     }
     const uint64_t now = clock.MonotonicNs();
-    const uint64_t wait_ns = next_beat_ns > now ? std::min(next_beat_ns - now, kBeatNs) : 0;
+    const uint64_t wait_ns = next_turn_ns > now ? std::min(next_turn_ns - now, kTurnNs) : 0;
     WaitReadable({router.get()}, wake.fd(), static_cast<int>((wait_ns + kMsNs - 1) / kMsNs));
     wake.Clear();
     Listen();
@@ -187,11 +193,12 @@ void ControlLink::Impl::SayHints() {
   }
 }
 
+void ControlLink::Impl::CountStall() {
+  std::lock_guard lock(mutex);
+  if (beat && clock.MonotonicNs() - beat_set_ns > kStalledNs) ++counts_added;
+}
+
 void ControlLink::Impl::SayBeat() {
-  {
-    std::lock_guard lock(mutex);
-    if (beat && clock.MonotonicNs() - beat_set_ns > kStalledNs) ++counts_added;
-  }
   const std::optional<Beat> own = OwnBeat();
   if (!own) return;
   ControlMessage message;

@@ -36,7 +36,7 @@ class ControlLink {
 
   std::string endpoint() const;                       // as bound, with the port: goes into the incarnation record. "" if it does not listen
   void SetPeers(std::vector<Peer> peers);             // whom to speak to; connections to others are closed
-  // Sent every second, also on behalf of a caller that has not called for 15 s: then with storage_stalled_ms since the last call, and
+  // Sent every second (with more than 16 nodes more rarely: daemon/wire/beat_pace.h), also on behalf of a caller that has not called for 15 s: then with storage_stalled_ms since the last call, and
   // with one more in `count` for every second of that.
   void SetBeat(const Beat& beat);
   void Hint(const std::string& job, const std::string& stream);   // to every peer, now

@@ -7,7 +7,7 @@
 namespace holdfast {
 namespace {
 
-// How often the ledger is looked at without a hint: soon at first, rarer when nothing came for a while.
+// How often there is a look for cuts without a hint: soon at first, rarer when nothing came for a while.
 constexpr uint64_t kPollMinNs = 100'000'000, kPollMaxNs = 1'000'000'000;
 constexpr uint32_t kSoonLooks = 30;
 
@@ -21,8 +21,7 @@ Status CommitQueue::Step(std::optional<ComputedSample> next, Look look) {
   if (next) HOLDFAST_TRY(Prepare(std::move(*next)));
   const uint64_t now = options_.clock->MonotonicNs();
   if (look == Look::kNow || now - looked_ns_ >= PollNs()) {
-    looked_ns_ = now;
-    HOLDFAST_TRY(options_.state->Refresh());
+    HOLDFAST_TRY(LookAround(now));
     const size_t wanted = upstream_wanted_.size();
     LookUpstream();
     LookDownstream();
@@ -30,6 +29,14 @@ Status CommitQueue::Step(std::optional<ComputedSample> next, Look look) {
     idle_looks_ = !waits ? kSoonLooks : wanted == upstream_wanted_.size() ? idle_looks_ + 1 : 0;
   }
   return CommitReady();
+}
+
+// Often: are there new cuts? Rarely: what else is new with this stage and its neighbours, of all plans.
+Status CommitQueue::LookAround(uint64_t now) {
+  looked_ns_ = now;
+  if (looked_wide_ns_ != 0 && now - looked_wide_ns_ < kPollMaxNs) return options_.state->RefreshCutsBefore(options_.first_layer);
+  looked_wide_ns_ = now;
+  return options_.state->RefreshLayers({{std::max(options_.first_layer, 1u) - 1, options_.last_layer + 1}});
 }
 
 Status CommitQueue::Announce(uint32_t sample) {

@@ -59,6 +59,7 @@ class CommitQueue {
  private:
   Status Prepare(ComputedSample sample);
   Status CommitReady();
+  Status LookAround(uint64_t now);
   void LookUpstream();
   void LookDownstream();
 
@@ -66,7 +67,8 @@ class CommitQueue {
   std::vector<ComputedSample> prepared_;        // pack written, waiting for upstream
   std::vector<uint32_t> upstream_wanted_;
   Nonce consumer_;                              // the latest that was reported
-  uint64_t looked_ns_ = 0;                      // when the ledger was last folded
+  uint64_t looked_ns_ = 0;                      // when there was last a look for cuts
+  uint64_t looked_wide_ns_ = 0;                 // when everything around this stage was last folded
   uint32_t idle_looks_ = 0;                     // in a row, that brought nothing
 };
 

@@ -445,7 +445,7 @@ Status StageWorker::Impl::Retarget(const Incarnation& consumer, uint64_t cut_byt
 }
 
 Status StageWorker::Impl::Evict() {
-  HOLDFAST_TRY(state.Refresh());
+  HOLDFAST_TRY(state.RefreshLayers({{stage.first_layer, stage.last_layer}}));
   std::vector<uint32_t> missing;
   for (uint32_t unit : UnitsOf(state.plan(), stage)) {
     if (state.Layer(unit) == nullptr) missing.push_back(unit);
@@ -476,7 +476,7 @@ Status StageWorker::Impl::Evict() {
 
 Status StageWorker::Impl::Seal() {
   EnterPhase("seal");
-  HOLDFAST_TRY(state.Refresh());
+  HOLDFAST_TRY(state.RefreshLayers({{stage.first_layer, stage.last_layer}}));
   const auto known = state.stages().find(stage.stage);
   if (known == state.stages().end() || !known->second.seal) {
     SealRecord z;

@@ -19,6 +19,43 @@ static bool IsStream(const std::string& name) {
 }
 
 Status RunState::Refresh() {
+  return RefreshIf([](const std::string&) { return true; });
+}
+
+// By the plans as of now: the job's stream was read before the others.
+Status RunState::RefreshLayers(const std::vector<Layers>& layers) {
+  return RefreshIf([&](const std::string& stream) {
+    StageId stage;
+    if (!RunLayout::ParseStageStream(stream, &stage)) return true;
+    const auto ranges = RangesOf(stage);
+    const auto touches = [&](const Layers& r) {
+      return std::any_of(layers.begin(), layers.end(), [&](const Layers& l) { return r.first < l.second && l.first < r.second; });
+    };
+    return ranges.empty() || std::any_of(ranges.begin(), ranges.end(), touches);
+  });
+}
+
+Status RunState::RefreshCutsBefore(uint32_t layer) {
+  for (const auto& [stage, known] : stages_) {
+    const auto ranges = RangesOf(stage);
+    const bool ends = std::any_of(ranges.begin(), ranges.end(), [&](const Layers& r) { return r.second == layer; });
+    if (ends) HOLDFAST_TRY(RefreshStream(RunLayout::StageStream(stage)));
+  }
+  return OkStatus();
+}
+
+// What the plans let a stage cover: one range, unless somebody numbers stages otherwise than we do.
+std::vector<RunState::Layers> RunState::RangesOf(StageId stage) const {
+  std::vector<Layers> ranges;
+  for (const auto& [number, plan] : plans_) {
+    for (const StagePlan& s : plan.stages) {
+      if (s.stage == stage) ranges.emplace_back(s.first_layer, s.last_layer);
+    }
+  }
+  return ranges;
+}
+
+Status RunState::RefreshIf(const std::function<bool(const std::string&)>& wanted) {
   if (!job_id_) {
     HOLDFAST_TRY(CheckFormat(fs_, layout_));
     HOLDFAST_ASSIGN(job_id_, ReadJobId(fs_, layout_));
@@ -28,7 +65,7 @@ Status RunState::Refresh() {
   if (job_->uuid != *job_id_) return Corrupt(layout_.Slot(RunLayout::JobStream(), 0) + ": job record and trailer name different jobs");
   HOLDFAST_ASSIGN(const auto names, fs_.List(layout_.LogDir()));
   for (const std::string& name : names) {
-    if (name != RunLayout::JobStream() && IsStream(name)) HOLDFAST_TRY(RefreshStream(name));
+    if (name != RunLayout::JobStream() && IsStream(name) && wanted(name)) HOLDFAST_TRY(RefreshStream(name));
   }
   if (seals_open_) ViewSeals();
   return CheckTokens();

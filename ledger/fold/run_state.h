@@ -54,6 +54,13 @@ class RunState {
   RunState& operator=(const RunState&) = delete;
   // Reads FORMAT (first call), then everything new in every stream. Errors: kNotFound (no job yet), kUnsupported, kCorrupt.
   Status Refresh();
+  // The same for who works on some layers, [first, last) each, and need not know what goes on elsewhere: of the stages' streams only those are
+  // read that a plan lets say something about one of these layers, or that no plan knows. What is asked about these layers is then answered as
+  // if everything had been read.
+  using Layers = std::pair<uint32_t, uint32_t>;
+  Status RefreshLayers(const std::vector<Layers>& layers);
+  // Only the streams of stages that end before `layer`, as far as they are known: whether there are new cuts. Cheap enough for ten times a second.
+  Status RefreshCutsBefore(uint32_t layer);
 
   const RunLayout& layout() const { return layout_; }
   const JobSpec& job() const { return *job_; }
@@ -121,8 +128,9 @@ class RunState {
   template <class K, class T>
   using Ledger = std::map<K, std::vector<Said<T>>>;
 
-  Status RefreshStreams();
+  Status RefreshIf(const std::function<bool(const std::string& stream)>& wanted);
   Status RefreshStream(const std::string& stream);
+  std::vector<Layers> RangesOf(StageId stage) const;
   Status CheckTokens();
   Status Fold(const Origin& origin, const Record& record);   // one record; errors: it does not decode
   void NoteProgress(const Origin& origin);

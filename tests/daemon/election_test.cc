@@ -9,6 +9,7 @@
 #include <random>
 #include <set>
 
+#include "daemon/wire/beat_pace.h"
 #include "tests/daemon/coordinator_testing.h"
 
 namespace holdfast {
@@ -39,6 +40,45 @@ TEST(Election, AJobOfNobodyIsClaimedByTheFirstThenTheNext) {
   EXPECT_FALSE(third.ShouldClaim(14 * kSecond - 1));
   first.OnJob("n1", NonceOf(1), false, 1, 11 * kSecond);
   EXPECT_FALSE(first.ShouldClaim(11 * kSecond));
+}
+
+// Up to 16 nodes a beat a second to each, then never more than about 16 a second to one node; what counts as silence grows with it.
+TEST(Election, ManyNodesSpeakMoreRarely) {
+  for (const size_t nodes : {1, 8, 16}) {
+    EXPECT_EQ(BeatPaceOf(nodes).period_ns, kSecond);
+    EXPECT_EQ(BeatPaceOf(nodes).silence_ns, kSilence);
+  }
+  for (size_t nodes = 2; nodes <= 64; ++nodes) {
+    const BeatPace p = BeatPaceOf(nodes);
+    EXPECT_LE((nodes - 1) * kSecond, 16 * p.period_ns) << nodes;
+    EXPECT_GE(p.silence_ns, 3 * p.period_ns);
+    EXPECT_GE(p.link_silent_ns, 3 * p.period_ns);
+    EXPECT_GT(p.stale_words_ns, p.period_ns);
+  }
+  EXPECT_EQ(BeatPaceOf(1000).period_ns, 4 * kSecond);
+}
+
+// The first two that live keep the whole job in mind, and nobody who has not listened for a while.
+TEST(Election, TheFirstThatLiveAreDeputies) {
+  Election first("n1", kSilence, kStep), second("n2", kSilence, kStep), third("n3", kSilence, kStep);
+  EXPECT_FALSE(first.IsDeputy(100 * kSecond));
+  uint64_t count = 0;
+  const auto all_speak = [&](std::initializer_list<const char*> nodes, TimeNs now) {
+    ++count;
+    for (Election* e : {&first, &second, &third}) {
+      e->OnJob("n1", NonceOf(1), false, 1, now);
+      uint64_t i = 0;
+      for (const char* node : nodes) e->OnBeat(node, NonceOf(++i), count, false, now);
+    }
+  };
+  for (TimeNs now = 0; now < kSilence; now += kSecond) {
+    all_speak({"n1", "n2", "n3"}, now);
+    EXPECT_FALSE(first.IsDeputy(now) || second.IsDeputy(now) || third.IsDeputy(now)) << now;
+  }
+  all_speak({"n1", "n2", "n3"}, kSilence);
+  EXPECT_TRUE(first.IsDeputy(kSilence) && second.IsDeputy(kSilence));
+  EXPECT_FALSE(third.IsDeputy(kSilence));
+  EXPECT_TRUE(third.IsDeputy(2 * kSilence)) << "the others are silent";
 }
 
 TEST(Election, AnOwnerLivesByBeatsOrByCommits) {

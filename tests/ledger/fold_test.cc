@@ -200,6 +200,40 @@ TEST(Fold, LayerGroupsOfOneStageAndOtherPlansAreUsed) {
   EXPECT_EQ(state.Sample(0, 3)->first_layer, 2u);
 }
 
+// Four stages of one layer, and what an earlier plan left behind: who works on layer 2 reads that and its own, not its neighbours'.
+TEST(Fold, WhoWorksOnSomeLayersReadsOnlyTheirStreams) {
+  TestRun run(4, {{StageId(0), 0, 2}, {StageId(1), 2, 4}});
+  Plan cut = SmallPlan(4, {{StageId(2), 0, 1}, {StageId(3), 1, 2}, {StageId(4), 2, 3}, {StageId(5), 3, 4}});
+  cut.number = 1;
+  run.Write("job", {{MakeControl({RecordClass::kPlan, 0, 1, 0, 0}, cut.ToJson())}});
+  run.Write("stage.01", {SampleSlot(0, StageId(1), 2, 4)});
+  run.Write("stage.02", {SampleSlot(1, StageId(2), 0, 1)});
+  run.Write("stage.03", {SampleSlot(1, StageId(3), 1, 2)});
+  run.Write("stage.04", {SampleSlot(1, StageId(4), 2, 3)});
+  run.Write("stage.09", {SampleSlot(2, StageId(9), 2, 3)});
+  run.Write("merge", {});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.RefreshLayers({{2, 3}}));
+  EXPECT_EQ(state.plan().number, 1u);
+  EXPECT_EQ(state.stages().count(StageId(2)) + state.stages().count(StageId(3)), 0u);
+  for (const uint32_t sample : {0u, 1u, 2u}) EXPECT_TRUE(state.SampleCovers(sample, 2, 3)) << sample;
+  EXPECT_EQ(state.Sample(0, 2)->last_layer, 4u) << "the earlier plan's stream has the lower number";
+  EXPECT_TRUE(state.stages().contains(StageId(9))) << "no plan knows it: it might say anything";
+  EXPECT_EQ(state.merge_stream().next_seq, 1u);
+
+  run.Write("stage.03", {SampleSlot(2, StageId(3), 1, 2)});
+  HOLDFAST_ASSERT_OK(state.RefreshLayers({{1, 3}}));
+  EXPECT_TRUE(state.SampleCovers(1, 1, 2) && state.SampleCovers(2, 1, 2));
+  EXPECT_FALSE(state.stages().contains(StageId(2)));
+  run.Write("stage.03", {SampleSlot(3, StageId(3), 1, 2)});
+  run.Write("stage.04", {SampleSlot(3, StageId(4), 2, 3)});
+  HOLDFAST_ASSERT_OK(state.RefreshCutsBefore(2));
+  EXPECT_TRUE(state.SampleCovers(3, 1, 2));
+  EXPECT_FALSE(state.SampleCovers(3, 2, 3));
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_TRUE(state.SampleCovers(1, 0, 3) && state.SampleCovers(3, 2, 3));
+}
+
 TEST(Fold, VoidedSlotReopensItsWork) {
   TestRun run;
   run.Write("stage.00", {SampleSlot(0, StageId(0), 0, 2), SampleSlot(1, StageId(0), 0, 2), LayerSlot(StageId(0), 0)});

@@ -104,6 +104,7 @@ void Cluster::SendBeat(SimNode& from, const NodeView& view) {
     if (name == from.name() || !from.net_out || Lost()) continue;
     Deliver(Copies(), [this, node = to.get(), view] {
       if (!node->on() || !node->net_in) return;
+      ++node->beats_heard;
       const auto it = node->heard.find(view.name);
       if (it != node->heard.end() && it->second.incarnation == view.incarnation && it->second.count >= view.count) {
         if (it->second.count > view.count) world.faults.Add(Fault::kMessageOvertaken);
@@ -205,7 +206,8 @@ void SimNode::PauseTask(size_t index, uint64_t ns) {
 void SimNode::CloneTask(size_t index, SimNode& host) {
   if (index >= tasks.size() || !host.on()) return;
   const SimTask& original = *tasks[index];
-  if (original.tape == nullptr || original.tape->open_files > 0 || original.tape->replaying() || original.process->finished()) return;
+  // Whoever has done nothing yet has no memory to clone; nor would the clone ever come to where it gets random numbers of its own.
+  if (original.tape == nullptr || original.tape->empty() || original.tape->open_files > 0 || original.tape->replaying() || original.process->finished()) return;
   auto clone = std::make_shared<SimTask>();
   clone->plan = original.plan;
   clone->reason = original.reason;

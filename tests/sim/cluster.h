@@ -105,6 +105,7 @@ class SimNode {
   std::vector<std::shared_ptr<SimTask>> tasks;
   std::vector<std::shared_ptr<SimTask>> orphans;
   bool draining = false, coordinates = false;
+  uint64_t beats_heard = 0;
   bool net_out = true, net_in = true;                // one-way partitions
 
  private:

@@ -6,12 +6,13 @@
 #include "daemon/core/election.h"
 #include "daemon/core/placement.h"
 #include "daemon/node/job_driver.h"
+#include "daemon/wire/beat_pace.h"
 #include "tests/sim/cluster.h"
 
 namespace holdfast::sim {
 namespace {
 
-constexpr uint64_t kRoundNs = kSecond, kSilenceNs = 6 * kSecond, kStepNs = 2 * kSecond, kHearNs = 15 * kSecond, kStaleWordsNs = 3 * kSecond;
+constexpr uint64_t kRoundNs = kSecond, kStepNs = 2 * kSecond, kHearNs = 15 * kSecond;
 
 const char* Word(TaskState state) {
   switch (state) {
@@ -27,7 +28,7 @@ class Daemon {
  public:
   Daemon(Process& self, SimNode& node)
       : self_(self), node_(node), files_(node, self), clock_(node.cluster.world, self, node.options.wall_skew_s), driver_(files_.fs(), clock_, RunLayout(kRunDir), Options()),
-        election_(node.name(), kSilenceNs, kStepNs) {}
+        pace_(BeatPaceOf(node.cluster.nodes.size())), election_(node.name(), pace_.silence_ns, kStepNs) {}
 
   void Run() {
     self_.Sleep(node_.kernel.random.Below(kRoundNs));
@@ -56,7 +57,7 @@ class Daemon {
 
   Status Round() {
     Beat();
-    const auto news = driver_.Refresh();
+    const auto news = driver_.Refresh(election_.IsDeputy(clock_.MonotonicNs()) ? JobDriver::Scope::kAll : JobDriver::Scope::kOwn);
     if (news.code() == ErrorCode::kNotFound) return OkStatus();   // hidden by a negative dentry
     if (!news.ok()) return news.error();
     if (!driver_.state().has_plan()) return OkStatus();
@@ -91,14 +92,14 @@ class Daemon {
     }
     node_.heard[v.name] = v;
     node_.heard_at[v.name] = node_.cluster.world.now();
-    node_.cluster.SendBeat(node_, v);
+    if (count_ % (pace_.period_ns / kRoundNs) == 0) node_.cluster.SendBeat(node_, v);
   }
 
   Status Elect() {
     if (!node_.cluster.failed().empty()) return OkStatus();
     const uint64_t now = clock_.MonotonicNs();
     for (const auto& [name, view] : node_.heard) {
-      if (now - node_.heard_at[name] < kSilenceNs) election_.OnBeat(name, view.incarnation, view.count, view.draining, now);
+      if (now - node_.heard_at[name] < pace_.silence_ns) election_.OnBeat(name, view.incarnation, view.count, view.draining, now);
     }
     const StreamState& stream = driver_.state().job_stream();
     election_.OnJob(stream.claim.node, stream.claim.incarnation, stream.released, stream.next_seq, now);
@@ -122,7 +123,7 @@ class Daemon {
     for (const auto& [name, view] : node_.heard) {
       if (now - node_.heard_at[name] >= kHearNs) continue;
       views.push_back(view);
-      if (now - claimed_at_ < kStaleWordsNs) std::erase_if(views.back().tasks, [](const TaskView& t) { return t.state != "running"; });
+      if (now - claimed_at_ < pace_.stale_words_ns) std::erase_if(views.back().tasks, [](const TaskView& t) { return t.state != "running"; });
     }
     return views;
   }
@@ -183,6 +184,7 @@ class Daemon {
   ProcessFiles files_;
   NodeClock clock_;
   JobDriver driver_;
+  BeatPace pace_;
   Election election_;
   uint64_t count_ = 0, claimed_at_ = 0;
   std::map<StageId, uint32_t> given_up_at_;

@@ -77,5 +77,64 @@ TEST(JobDriver, ASlowCommitOfANewCutIsKnownBeforeTheNextBeat) {
   EXPECT_EQ(driver.state().assignment()->plan, driver.state().plan().number);
 }
 
+// Claims a stage's stream as a worker of `node` would, and commits one sample.
+void CommitSample(FileSystem& fs, const Clock& clock, const JobDriver& of, const StagePlan& stage, const std::string& node) {
+  const RunLayout layout("/run");
+  const std::string stream = RunLayout::StageStream(stage.stage);
+  StreamReader reader(fs, layout, stream, of.state().job().uuid);
+  StreamWriter::Options o;
+  o.job = of.state().job().uuid;
+  o.claim = {.epoch = 0, .incarnation = Nonce::Random(), .node = node, .reason = "start", .pid = 0, .numerics = kNumerics};
+  ASSERT_TRUE(fs.MakeDirs(layout.TmpDir(o.claim.incarnation)).ok());
+  const auto writer = StreamWriter::Open(fs, layout, clock, &reader, [](const Record&, const Slot&) { return OkStatus(); }, o);
+  ASSERT_TRUE(writer.ok());
+  SampleRecord r;
+  r.first_layer = stage.first_layer;
+  r.last_layer = stage.last_layer;
+  r.numerics = kNumerics;
+  r.amax.assign(of.state().plan().SitesOf(stage.first_layer, stage.last_layer).size(), 1.0f);
+  ASSERT_TRUE((*writer)->Append(r.ToRecords(stage.stage)).ok());
+}
+
+JobDriver::Options OptionsOf(const std::string& node) {
+  JobDriver::Options o;
+  o.self.node = node;
+  o.self.nonce = Nonce::Random();
+  o.policy.version = "sim";
+  o.policy.gather_ns = kSecondNs;
+  return o;
+}
+
+// Who neither coordinates nor is a deputy reads its own stages only; if it is elected all the same, it reads everything before it decides anything.
+TEST(JobDriver, WhoIsElectedOutOfTurnReadsTheWholeJobFirst) {
+  SimFileSystem fs;
+  HandClock clock;
+  const RunLayout layout("/run");
+  Submit(fs, clock, layout);
+  JobDriver first(fs, clock, layout, OptionsOf("n0")), cold(fs, clock, layout, OptionsOf("n1"));
+  ASSERT_TRUE(first.Refresh().ok());
+  ASSERT_TRUE(first.Claim("coordinate", nullptr).ok());
+  for (uint64_t count = 1; count <= 3; ++count) {
+    ASSERT_TRUE(first.Coordinate({NodeOf("n0", count), NodeOf("n1", count)}).ok());
+    clock.now += 2 * kSecondNs;
+  }
+  ASSERT_TRUE(cold.Refresh(JobDriver::Scope::kOwn).ok());
+  ASSERT_TRUE(cold.state().assignment().has_value());
+  const std::vector<StagePlan> mine = cold.StagesOf("n1"), theirs = cold.StagesOf("n0");
+  ASSERT_TRUE(mine.size() == 1 && theirs.size() == 1);
+  CommitSample(fs, clock, cold, mine[0], "n1");
+  CommitSample(fs, clock, cold, theirs[0], "n0");
+  ASSERT_TRUE(cold.Refresh(JobDriver::Scope::kOwn).ok());
+  EXPECT_EQ(cold.SamplesDone(mine[0]), 1u);
+  EXPECT_EQ(cold.SamplesDone(theirs[0]), 0u);
+  JobDriver late(fs, clock, layout, OptionsOf("n1"));
+  ASSERT_TRUE(late.Refresh(JobDriver::Scope::kOwn).ok());
+  EXPECT_EQ(late.SamplesDone(mine[0]), 1u) << "the first look finds out what is its own, and reads that";
+  EXPECT_FALSE(late.state().stages().contains(theirs[0].stage));
+  ASSERT_TRUE(cold.Claim("n0 is silent", nullptr).ok());
+  ASSERT_TRUE(cold.Coordinate({NodeOf("n1", 4)}).ok());
+  EXPECT_EQ(cold.SamplesDone(theirs[0]), 1u);
+}
+
 }  // namespace
 }  // namespace holdfast::sim

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "ledger/base/clock.h"
 #include "ledger/base/file_system.h"
@@ -21,15 +22,16 @@ namespace holdfast::sim {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: holdfast-sim [--seed N [--trace]] [--seeds N] [--first N] [--all-faults] [--mutant NAME|list] [--scale CELLS [--nodes N]]\n\n"
+    "usage: holdfast-sim [--seed N [--trace]] [--seeds N] [--first N] [--all-faults] [--mutant NAME|list] [--scale CELLS [--nodes LIST] [--no-deaths]]\n\n"
     "Simulates whole clusters, one history a seed. Without arguments: 1000 seeds.\n"
     "  --seed N         this one; twice, and both histories must be the same\n"
     "  --trace          every call of every process, with its virtual time\n"
     "  --seeds N        seeds first .. first+N-1 (default 1000)\n"
     "  --first N        default 1. The last line is a JSON object; as many processes as there are cores may run side by side\n"
     "  --all-faults     fails, too, if some kind of fault never happened\n"
-    "  --scale CELLS    how costs grow from 1 to 64 nodes with about CELLS cells: a table, and scale.svg\n"
-    "  --nodes N        with --scale: up to N nodes\n"
+    "  --scale CELLS    how costs grow with nodes for about CELLS cells: a table, and scale.svg in the working directory\n"
+    "  --nodes LIST     with --scale: so many nodes each (default 1,2,4,8,16,32,64)\n"
+    "  --no-deaths      with --scale: only runs without any, a third of the work\n"
     "  --mutant NAME    a broken variant: runs until it is caught, at most --seeds\n\n"
     "EXIT STATUS: 0 nothing is wrong (with --mutant: it was caught), 1 something is, 2 usage.\n";
 
@@ -46,18 +48,34 @@ void SayWhichSeed(int signal) {
 }
 
 struct Arguments {
-  uint64_t first = 1, seeds = 1000, scale = 0, nodes = 64;
-  bool one = false, trace = false, all_faults = false, list = false, usage = false;
+  uint64_t first = 1, seeds = 1000, scale = 0;
+  std::vector<uint32_t> nodes = {1, 2, 4, 8, 16, 32, 64};
+  bool one = false, trace = false, all_faults = false, deaths = true, list = false, usage = false;
   Mutant mutant = Mutant::kNone;
 };
+
+// "1,8,64"
+bool ParseList(const std::string& text, std::vector<uint32_t>* numbers) {
+  numbers->clear();
+  for (size_t at = 0; at <= text.size();) {
+    const size_t comma = std::min(text.find(',', at), text.size());
+    const unsigned long n = std::strtoul(text.substr(at, comma - at).c_str(), nullptr, 10);
+    if (n == 0 || n > 64) return false;
+    numbers->push_back(static_cast<uint32_t>(n));
+    at = comma + 1;
+  }
+  return true;
+}
 
 Arguments Parse(int argc, char** argv) {
   Arguments a;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     const std::string value = i + 1 < argc ? argv[i + 1] : "";
-    if (arg == "--trace" || arg == "--all-faults") {
-      (arg == "--trace" ? a.trace : a.all_faults) = true;
+    if (arg == "--trace" || arg == "--all-faults" || arg == "--no-deaths") {
+      if (arg == "--trace") a.trace = true;
+      else if (arg == "--all-faults") a.all_faults = true;
+      else a.deaths = false;
       continue;
     }
     if (value.empty()) {
@@ -69,7 +87,7 @@ Arguments Parse(int argc, char** argv) {
     else if (arg == "--seeds") a.seeds = std::strtoull(value.c_str(), nullptr, 10);
     else if (arg == "--first") a.first = std::strtoull(value.c_str(), nullptr, 10);
     else if (arg == "--scale") a.scale = std::strtoull(value.c_str(), nullptr, 10);
-    else if (arg == "--nodes") a.nodes = std::strtoull(value.c_str(), nullptr, 10);
+    else if (arg == "--nodes") a.usage = a.usage || !ParseList(value, &a.nodes);
     else if (arg == "--mutant" && value == "list") a.list = true;
     else if (arg == "--mutant" && MutantNamed(value)) a.mutant = *MutantNamed(value);
     else a.usage = true;
@@ -110,10 +128,15 @@ std::string SummaryLine(const Arguments& a, const Sums& s, double seconds) {
   const auto rounded = [](double v) { return std::round(v * 100) / 100; };
   OrderedJson faults = OrderedJson::object();
   for (size_t i = 0; i < kFaults; ++i) faults[FaultName(static_cast<Fault>(i))] = s.faults.Of(static_cast<Fault>(i));
-  const OrderedJson line = {{"first", a.first}, {"seeds", s.seeds}, {"wrong", s.wrong}, {"virtual_hours", rounded(static_cast<double>(s.virtual_ns) / 3.6e12)},
+  OrderedJson line = OrderedJson::object();
+  for (const MutantInfo& m : Mutants()) {
+    if (m.mutant == a.mutant) line["mutant"] = m.name;
+  }
+  const OrderedJson sums = {{"first", a.first}, {"seeds", s.seeds}, {"wrong", s.wrong}, {"virtual_hours", rounded(static_cast<double>(s.virtual_ns) / 3.6e12)},
                             {"deaths", s.deaths}, {"server_crashes", s.server_crashes}, {"clones", s.clones}, {"forked", s.forked}, {"claims", s.claims},
                             {"acknowledged", s.acks}, {"seconds", rounded(seconds)}, {"seeds_a_second", rounded(static_cast<double>(s.seeds) / seconds)},
                             {"faults", faults}};
+  line.update(sums);
   return line.dump();
 }
 
@@ -151,8 +174,9 @@ int RunMany(const Arguments& a) {
 int RunScale(const Arguments& a) {
   std::vector<ScaleRow> rows;
   std::printf("%s\n", ScaleHeader().c_str());
-  for (uint32_t nodes = 1; nodes <= a.nodes; nodes *= 2) {
-    rows.push_back(MeasureScale(nodes, static_cast<uint32_t>(std::max<uint64_t>(1, a.scale / nodes)), Death::kOne));
+  for (const uint32_t nodes : a.nodes) {
+    const auto samples = static_cast<uint32_t>(std::max<uint64_t>(1, a.scale / nodes));
+    rows.push_back(MeasureScale(nodes, samples, a.deaths ? Deaths::kMeasured : Deaths::kNotMeasured));
     std::printf("%s\n", ScaleText(rows.back()).c_str());
     std::fflush(stdout);
   }

@@ -347,7 +347,7 @@ Result<std::vector<std::string>> NfsFs::List(const std::string& path) {
   auto names = server_.List(path);
   if (!names.ok()) return names;
   if (!live()) return names;
-  client_->listings_[path] = {client_->world.now() + kListingNs, *names};
+  if (client_->troubles.stale_list > 0) client_->listings_[path] = {client_->world.now() + kListingNs, *names};
   // Two READDIRs: a name that is made between them shows or not, as the server pleases.
   if (names->size() > 1 && Chance(client_->troubles.torn_list)) {
     process_->Sleep(client_->random.Between(kMs, 20 * kMs));

@@ -39,6 +39,12 @@ Status NfsServer::MayWrite(const std::string& path) const {
 void NfsServer::Changed(const char* op, const std::string& path, const InodePtr& dir) {
   dir->mtime = ++clock_;
   ++names_made_;
+  if (dir->listing_holds) {
+    const std::string name = BaseName(path);
+    const bool at_the_end = dir->listed.size() + 1 == dir->names.size() && dir->names.rbegin()->first == name;
+    if (at_the_end) dir->listed.push_back(name);
+    else dir->listing_holds = dir->names.contains(name) && dir->listed.size() == dir->names.size();   // truncated, or linked over
+  }
   if (kind_ == Export::kSync) {
     const std::string name = BaseName(path);
     if (const auto it = dir->names.find(name); it != dir->names.end()) dir->on_disk[name] = it->second;
@@ -166,9 +172,12 @@ Result<std::vector<std::string>> NfsServer::List(const std::string& path) const 
   const InodePtr dir = Find(path);
   if (dir == nullptr) return ErrnoError(ENOENT, "listing " + path);
   if (!dir->directory) return ErrnoError(ENOTDIR, "listing " + path);
-  std::vector<std::string> names;
-  for (const auto& [name, node] : dir->names) names.push_back(name);
-  return names;
+  if (!dir->listing_holds) {
+    dir->listed.clear();
+    for (const auto& [name, node] : dir->names) dir->listed.push_back(name);
+    dir->listing_holds = true;
+  }
+  return dir->listed;
 }
 
 FileInfo NfsServer::Describe(const Inode& inode) {
@@ -195,6 +204,7 @@ void NfsServer::Settle(const InodePtr& dir, std::set<uint64_t>* seen) {
     }
   }
   dir->names = dir->on_disk;
+  dir->listing_holds = false;
   for (const auto& [name, node] : dir->names) {
     if (!seen->insert(node->id).second) continue;
     if (node->directory) {

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "ledger/base/file_system.h"
 #include "tests/sim/faults.h"
@@ -30,6 +31,8 @@ struct Inode {
   uint32_t nlink = 0;
   Bytes data, disk;                                // as read now; as on disk
   std::map<std::string, InodePtr> names, on_disk;  // of a directory, likewise
+  std::vector<std::string> listed;                 // names, while `listing_holds`: directories of slots are long and only grow
+  bool listing_holds = false;
 };
 
 class NfsServer {

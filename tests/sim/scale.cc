@@ -31,10 +31,20 @@ ClusterOptions OptionsFor(uint32_t nodes, uint32_t samples) {
 }
 
 struct Ran {
-  uint64_t slots = 0, rpcs = 0, messages = 0, virtual_ns = 0;
+  uint64_t slots = 0, rpcs = 0, beats = 0, beats_at_coordinator = 0, virtual_ns = 0;
 };
 
-Ran RunToTheEnd(Cluster& c, uint64_t kill_at_ns) {
+enum class Victim : uint8_t { kNobody, kLastStage, kCoordinator };
+
+SimNode& NodeOf(Cluster& c, Victim victim) {
+  for (auto& [name, node] : c.nodes) {
+    if (victim == Victim::kCoordinator && node->coordinates) return *node;
+  }
+  return *c.nodes.rbegin()->second;
+}
+
+// The victim loses power after `after_ns`, and is back half a minute later.
+Ran RunToTheEnd(Cluster& c, Victim victim, uint64_t after_ns) {
   Ran ran;
   c.server.on_name = [&ran](const std::string& op, const std::string& path) { ran.slots += op == "link" && path.ends_with(".seg"); };
   c.Submit();
@@ -44,30 +54,33 @@ Ran RunToTheEnd(Cluster& c, uint64_t kill_at_ns) {
     node->kernel.rpc_ns_max = kRpcMaxNs;
     node->PowerOn();
   }
-  if (kill_at_ns != 0) {
-    SimNode& victim = *c.nodes.rbegin()->second;
-    c.world.At(begin + kill_at_ns, [&victim] { victim.PowerOff(); });
-    c.world.At(begin + kill_at_ns + 30 * kSecond, [&victim] { victim.PowerOn(); });
+  if (victim != Victim::kNobody) {
+    c.world.At(begin + after_ns, [&c, victim] {
+      SimNode& node = NodeOf(c, victim);
+      node.PowerOff();
+      c.world.After(30 * kSecond, [&node] { node.PowerOn(); });
+    });
   }
   while (!c.Done() && c.world.Step()) {
   }
   HOLDFAST_CHECK(c.Done());
-  for (auto& [name, node] : c.nodes) ran.rpcs += node->kernel.rpcs;
-  ran.messages = c.messages;
+  for (auto& [name, node] : c.nodes) {
+    ran.rpcs += node->kernel.rpcs;
+    ran.beats += node->beats_heard;
+    if (node->coordinates) ran.beats_at_coordinator = node->beats_heard;
+  }
   ran.virtual_ns = c.world.now() - begin;
   return ran;
 }
 
 void MeasureFold(Cluster& c, ScaleRow* row) {
+  for (auto& [name, n] : c.nodes) n->PowerOff();
   SimNode& node = *c.nodes.begin()->second;
   const uint64_t rpcs = node.kernel.rpcs, from = c.world.now();
   uint64_t to = 0;
   const RealClock clock;
   const uint64_t real = clock.MonotonicNs();
   bool ended = false;
-  for (auto& [name, n] : c.nodes) {
-    if (n.get() != &node) n->PowerOff();
-  }
   const auto reader = c.world.Spawn("reader", [&](Process& p) {
     ProcessFiles files(node, p);
     RunState state(files.fs(), RunLayout(kRunDir));
@@ -83,38 +96,46 @@ void MeasureFold(Cluster& c, ScaleRow* row) {
 
 }  // namespace
 
-ScaleRow MeasureScale(uint32_t nodes, uint32_t samples, Death death) {
+double LostSeconds(uint32_t nodes, uint32_t samples, Victim victim, const Ran& calm) {
+  Cluster c(OptionsFor(nodes, samples));
+  const Ran hurt = RunToTheEnd(c, victim, calm.virtual_ns / 2);
+  return (static_cast<double>(hurt.virtual_ns) - static_cast<double>(calm.virtual_ns)) / 1e9;
+}
+
+ScaleRow MeasureScale(uint32_t nodes, uint32_t samples, Deaths deaths) {
   ScaleRow row{.nodes = nodes, .stages = nodes, .samples = samples};
   const double cells = static_cast<double>(row.cells());
   Ran calm;
   {
     Cluster c(OptionsFor(nodes, samples));
-    calm = RunToTheEnd(c, 0);
+    calm = RunToTheEnd(c, Victim::kNobody, 0);
     MeasureFold(c, &row);
   }
   row.commits_a_cell = static_cast<double>(calm.slots) / cells;
   row.rpcs_a_cell = static_cast<double>(calm.rpcs) / cells;
-  row.messages_a_second = static_cast<double>(calm.messages) / (static_cast<double>(calm.virtual_ns) / 1e9);
-  row.hours = static_cast<double>(calm.virtual_ns) / 3.6e12;
-  if (death == Death::kOne && nodes > 1) {
-    Cluster c(OptionsFor(nodes, samples));
-    const Ran hurt = RunToTheEnd(c, calm.virtual_ns / 2);
-    row.lost_seconds = (static_cast<double>(hurt.virtual_ns) - static_cast<double>(calm.virtual_ns)) / 1e9;
+  const double seconds = static_cast<double>(calm.virtual_ns) / 1e9;
+  row.beats_a_second = static_cast<double>(calm.beats) / seconds;
+  row.beats_at_coordinator_a_second = static_cast<double>(calm.beats_at_coordinator) / seconds;
+  row.hours = seconds / 3600;
+  if (deaths == Deaths::kMeasured) {
+    row.lost_seconds = LostSeconds(nodes, samples, Victim::kLastStage, calm);
+    row.lost_with_coordinator_seconds = LostSeconds(nodes, samples, Victim::kCoordinator, calm);
   }
   return row;
 }
 
 std::string ScaleHeader() {
-  return "| nodes = stages | samples | cells | commits a cell | RPCs a cell | messages a second | fold at start: RPCs | s | real s | run, h | lost by a death, s |\n"
-         "|---|---|---|---|---|---|---|---|---|---|---|";
+  return "| nodes = stages | samples | cells | commits a cell | RPCs a cell | beats a second at the coordinator | in all | fold at start: RPCs | s | real s | run, h | lost by a death, s | by the coordinator's |\n"
+         "|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 }
 
 std::string ScaleText(const ScaleRow& r) {
   char line[256];
-  std::snprintf(line, sizeof(line), "| %u | %u | %llu | %.2f | %.0f | %.0f | %.0f | %.1f | %.2f | %.2f | %.0f |", r.nodes, r.samples,
-                static_cast<unsigned long long>(r.cells()), r.commits_a_cell, r.rpcs_a_cell, r.messages_a_second, r.fold_rpcs, r.fold_seconds,
-                r.fold_real_seconds, r.hours, r.lost_seconds);
-  return line;
+  std::snprintf(line, sizeof(line), "| %u | %u | %llu | %.2f | %.0f | %.0f | %.0f | %.0f | %.1f | %.2f | %.2f |", r.nodes, r.samples,
+                static_cast<unsigned long long>(r.cells()), r.commits_a_cell, r.rpcs_a_cell, r.beats_at_coordinator_a_second, r.beats_a_second, r.fold_rpcs,
+                r.fold_seconds, r.fold_real_seconds, r.hours);
+  const auto seconds = [](const std::optional<double>& s) { return s ? " " + std::to_string(std::lround(*s)) + " |" : std::string(" - |"); };
+  return line + seconds(r.lost_seconds) + seconds(r.lost_with_coordinator_seconds);
 }
 
 std::string ScaleSvg(const std::vector<ScaleRow>& rows) {
@@ -145,8 +166,9 @@ std::string ScaleSvg(const std::vector<ScaleRow>& rows) {
     svg += text;
   };
   curve("RPCs a cell", "#c0392b", 0, [](const ScaleRow& r) { return r.rpcs_a_cell; });
-  curve("messages a second", "#2471a3", 16, [](const ScaleRow& r) { return r.messages_a_second; });
-  curve("fold at start, RPCs a node", "#1e8449", 32, [](const ScaleRow& r) { return r.fold_rpcs / r.nodes; });
+  curve("beats a second at the coordinator", "#2471a3", 16, [](const ScaleRow& r) { return r.beats_at_coordinator_a_second; });
+  curve("beats a second in all", "#7d3c98", 32, [](const ScaleRow& r) { return r.beats_a_second; });
+  curve("fold at start, RPCs a cell", "#1e8449", 48, [](const ScaleRow& r) { return r.fold_rpcs / static_cast<double>(r.cells()); });
   std::snprintf(text, sizeof(text), "<text x=\"%.0f\" y=\"%.0f\">nodes (one stage each)</text>\n</svg>\n", kWidth / 2 - 60, kHeight - 15);
   return svg + text;
 }

@@ -26,6 +26,7 @@ class Tape {
   };
   bool replaying() const { return at_ < limit_; }
   bool astray() const { return astray_; }
+  bool empty() const { return entries_.empty(); }
   Entry Next(char what);
   void Add(Entry entry) { entries_.push_back(std::move(entry)); }
   // A number that comes from outside: the time, a flag.

@@ -199,7 +199,7 @@ class Worker {
   }
 
   Status Evict() {
-    HOLDFAST_TRY(state_.Refresh());
+    HOLDFAST_TRY(state_.RefreshLayers({{stage_.first_layer, stage_.last_layer}}));
     std::vector<uint32_t> missing;
     for (const uint32_t unit : UnitsOf(state_.plan(), stage_)) {
       if (state_.Layer(unit) == nullptr) missing.push_back(unit);
@@ -225,7 +225,7 @@ class Worker {
   }
 
   Status Seal() {
-    HOLDFAST_TRY(state_.Refresh());
+    HOLDFAST_TRY(state_.RefreshLayers({{stage_.first_layer, stage_.last_layer}}));
     const auto known = state_.stages().find(stage_.stage);
     if (known == state_.stages().end() || !known->second.seal) {
       SealRecord z;
