@@ -52,7 +52,7 @@ class Cursor {
   }
   bool Raw(std::span<uint8_t> out) {
     if (rest_.size() < out.size()) return Fail();
-    std::memcpy(out.data(), rest_.data(), out.size());
+    if (!out.empty()) std::memcpy(out.data(), rest_.data(), out.size());   // memcpy takes no null, whatever the length
     rest_ = rest_.subspan(out.size());
     return true;
   }

@@ -63,12 +63,17 @@ def fault(w, name, place, hit, action):
 
 class Tally:
     def __init__(self):
-        self.fired, self.runs, self.attempts, self.silent, self.recovery_ms = collections.Counter(), 0, 0, 0, []
+        self.fired, self.runs, self.attempts, self.recovery_ms = collections.Counter(), 0, 0, []
+
+    def merge(self, other):
+        self.fired += other.fired
+        self.runs += other.runs
+        self.attempts += other.attempts
+        self.recovery_ms += other.recovery_ms
 
     def add(self, trace, attempts):
         self.runs += 1
         self.attempts += attempts
-        self.silent += not any(a.action for a in trace)
         for i, a in enumerate(trace):
             if a.action is None:
                 continue
@@ -81,7 +86,7 @@ class Tally:
         what = ", ".join(f"{n} {action}" for action, n in sorted(self.fired.items()))
         times = f"; kill to the next slot of its stream: median {statistics.median(self.recovery_ms):.0f} ms, worst {max(self.recovery_ms):.0f} ms" \
             if self.recovery_ms else ""
-        return f"{self.runs} runs in {self.attempts} attempts, faults: {what}; {self.silent} runs were not reached{times}"
+        return f"{self.runs} runs in {self.attempts} attempts, faults: {what}{times}"
 
 
 def wake_the_stopped(process, rng):
@@ -114,11 +119,12 @@ def attempt(args, env, rng, log):
 
 def judge(code, said, faults):
     """An end that is not the end of the job: killed as asked for, or a stop that says what to type."""
-    assert code in (75, 1, -signal.SIGKILL), f"{faults}: exit {code}\n{said[-3000:]}"
+    refused = code == 2 and "@FORMAT" in faults and "cannot write there" in said    # before anything was started
+    assert refused or code in (75, 1, -signal.SIGKILL), f"{faults}: exit {code}\n{said[-3000:]}"
     assert not re.search(r"signal (6|11|4|8)\b|terminate called|Sanitizer", said), f"{faults}: a process crashed\n{said[-3000:]}"
     if code == -signal.SIGKILL:
         assert "kill" in faults, f"{faults}: killed, but not by us"
-    else:
+    elif not refused:
         assert re.search("`jobctl (resume|fsck)|the same line again", said), f"{faults}: exit {code} without a next command\n{said[-3000:]}"
 
 
@@ -147,18 +153,20 @@ def drive(w, name, by_attempt, seed):
 
 
 def drive_all(w, cases, jobs):
-    """cases: [(name, [fail-points of each attempt], seed)]."""
-    tally = Tally()
+    """cases: [(name, [fail-points of each attempt], seed)]. The tally, and the names of cases whose faults were not reached."""
+    tally, failed, missed = Tally(), [], []
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         running = {pool.submit(drive, w, *case): case for case in cases}
         for done in concurrent.futures.as_completed(running):
             try:
-                tally.add(*done.result())
-            except BaseException:
-                print("failed:", running[done], file=sys.stderr)
-                pool.shutdown(cancel_futures=True)
-                raise
-    return tally
+                trace, attempts = done.result()
+                tally.add(trace, attempts)
+                if not any(a.action for a in trace):
+                    missed.append(running[done][0])
+            except AssertionError as e:
+                failed.append(f"{running[done]}: {e}")
+    assert not failed, f"{len(failed)} of {len(cases)} runs failed:\n" + "\n\n".join(failed[:20])
+    return tally, missed
 
 
 def actions_at(place):
@@ -181,9 +189,14 @@ def singles(w, rng, budget, jobs):
         for k in kinds[:budget]:
             p = rng.choice(by_kind[k])
             cases.append((p, rng.randint(1, p.hits), "kill" if rng.random() < 0.7 else rng.choice(actions_at(p))))
-    tally = drive_all(w, [(f"s{i}", [fault(w, f"s{i}", *case)], rng.random()) for i, case in enumerate(cases)], jobs)
-    assert tally.silent == 0, f"{tally.silent} fail-points were not reached: {tally.text()}"
-    return tally
+    # How many records go into one commit depends on the moment, so a run may pass a place less often than the traced one: earlier hits then.
+    whole, by_name = Tally(), {f"s{i}": case for i, case in enumerate(cases)}
+    while by_name:
+        tally, missed = drive_all(w, [(name, [fault(w, name, *case)], rng.random()) for name, case in by_name.items()], jobs)
+        whole.merge(tally)
+        assert all(by_name[name][1] > 1 for name in missed), f"never reached: {[by_name[name] for name in missed]}"
+        by_name = {name: (p, hit // 2, action) for name, (p, hit, action) in by_name.items() if name in missed}
+    return whole
 
 
 def pairs(w, rng, budget, jobs):
@@ -194,7 +207,7 @@ def pairs(w, rng, budget, jobs):
         together = rng.choice(["life", "next life", "next attempt"])
         by_attempt = {"life": [f"{one};{two}"], "next life": [f"{one},{two}"], "next attempt": [one, two]}[together]
         cases.append((f"d{i}", by_attempt, rng.random()))
-    return drive_all(w, cases, jobs)
+    return drive_all(w, cases, jobs)[0]
 
 
 def main():
