@@ -46,7 +46,8 @@ Result<std::unique_ptr<Membership>> Membership::Join(FileSystem& fs, const Clock
   return m;
 }
 
-// Is there a daemon of our name that lives? In this boot of this machine its process tells, elsewhere its beats.
+// Is there a daemon of our name that lives? In this boot of this machine its process tells; elsewhere the daemon itself, if it can be reached, or
+// its beats. Not its beats alone: those of a living twin did not move for seven seconds (two NFSv4 clients of one host name).
 Status Membership::RefuseTwin() {
   const auto it = roster_.nodes().find(options_.self.node);
   if (it == roster_.nodes().end() || it->second.released) return OkStatus();
@@ -55,7 +56,7 @@ Status Membership::RefuseTwin() {
                                         other.hostname + "); choose another --name, stop that one, or take its place with --takeover"};
   const Liveness life = ProbeIncarnation(other);
   if (life == Liveness::kDead) return OkStatus();
-  if (life == Liveness::kAlive) return refusal;
+  if (life == Liveness::kAlive || (options_.answers && options_.answers(other))) return refusal;
   const auto count = [&]() -> uint64_t {
     const auto bytes = fs_.ReadFile(options_.layout.Beat(other.nonce), kBeatBytesMax);
     const auto beat = bytes.ok() ? Beat::Decode(AsText(*bytes)) : Result<Beat>(Error{});

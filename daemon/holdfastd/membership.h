@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -28,6 +29,8 @@ class Membership {
     bool takeover = false;          // also from a twin that lives
     ControlLink* link = nullptr;    // null: no ZeroMQ at all
     const std::atomic<int>* stop = nullptr;
+    // Asks the daemon that said it is this life whether it lives. Null: only its beats tell.
+    std::function<bool(const Incarnation&)> answers = {};
   };
   // Claims node.<name>. kInvalidArgument: a daemon of that name lives; the message says where, and `--takeover`.
   static Result<std::unique_ptr<Membership>> Join(FileSystem& fs, const Clock& clock, Options options);

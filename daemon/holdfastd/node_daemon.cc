@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kIdleMs = 1000, kBusyMs = 200;
 constexpr uint64_t kLookNs = 1'000'000'000;
+constexpr uint64_t kAskMs = 1500;
 constexpr uint64_t kMemoryShare = 95;                  // percent of what is available that tasks may plan with
 
 class NodeDaemon {
@@ -33,6 +34,7 @@ class NodeDaemon {
   Status OpenRoot();
   Status DescribeSelf();
   Status OpenLink();
+  bool Answers(const Incarnation& other) const;
   Status Turn();
   Status End(const Status& why);
   void Speak();
@@ -54,6 +56,7 @@ class NodeDaemon {
   std::unique_ptr<TaskRunner> tasks_;
   std::unique_ptr<JobBoard> board_;
   std::string keys_dir_;
+  CurveKeys keys_;
   uint64_t looked_ns_ = 0;
   std::string trouble_;
   std::set<std::string> warned_;
@@ -95,7 +98,7 @@ Status NodeDaemon::OpenLink() {
     HOLDFAST_ASSIGN(keys, ReadKeys(layout_.KeysDir(), options_.name));
   }
   if (keys) {
-    o.keys = *keys;
+    o.keys = keys_ = *keys;
     keys_dir_ = o.keys_dir = layout_.KeysDir();
   }
   o.root = root_.uuid;
@@ -105,6 +108,13 @@ Status NodeDaemon::OpenLink() {
   return OkStatus();
 }
 
+// Whether a daemon is at that life's endpoint and says that it is this one.
+bool NodeDaemon::Answers(const Incarnation& other) const {
+  if (link_ == nullptr || other.endpoint.empty()) return false;
+  const auto beats = AskBeats(root_.uuid, {other.node, other.endpoint, other.public_key}, keys_, kAskMs);
+  return beats.ok() && std::any_of(beats->begin(), beats->end(), [&](const Beat& b) { return b.incarnation == other.nonce; });
+}
+
 Status NodeDaemon::Begin() {
   HOLDFAST_TRY(CheckName("--name", options_.name));
   PreferOthersForOomKill();
@@ -112,7 +122,8 @@ Status NodeDaemon::Begin() {
   HOLDFAST_TRY(OpenRoot());
   HOLDFAST_TRY(OpenLink());
   HOLDFAST_ASSIGN(others_, Membership::Join(fs(), clock_, {.layout = layout_, .root = root_.uuid, .self = self_, .takeover = options_.takeover,
-                                                           .link = link_.get(), .stop = &stop_}));
+                                                           .link = link_.get(), .stop = &stop_,
+                                                           .answers = [this](const Incarnation& other) { return Answers(other); }}));
   Supervisor::Options s;
   s.bin_dir = BinaryDir();
   s.node = options_.name;

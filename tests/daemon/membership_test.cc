@@ -57,6 +57,26 @@ TEST(Membership, AClonedMachineThatLivesKeepsItsName) {
   EXPECT_THAT(joined.error().message, HasSubstr("--takeover"));
 }
 
+// Its beats may stand still in what we see of the directory, and it may be alive all the same.
+TEST(Membership, WhoAnswersKeepsItsName) {
+  SimFileSystem fs;
+  RealClock clock;
+  Incarnation self = DescribeThisProcess("n1", "holdfastd", "cpu"), other = self;
+  other.nonce = Nonce::Random();
+  other.boot_id = "another boot";
+  const auto root = EnsureRoot(fs, kRoot, other.nonce);
+  HOLDFAST_ASSERT_OK(root);
+  HOLDFAST_ASSERT_OK(Membership::Join(fs, clock, OptionsFor(root->uuid, other)));
+  Membership::Options options = OptionsFor(root->uuid, self);
+  Nonce asked;
+  options.answers = [&](const Incarnation& who) {
+    asked = who.nonce;
+    return true;
+  };
+  EXPECT_EQ(Membership::Join(fs, clock, options).code(), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(asked, other.nonce);
+}
+
 TEST(Membership, WhoDiedInThisBootIsReplaced) {
   SimFileSystem fs;
   RealClock clock;
