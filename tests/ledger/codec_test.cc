@@ -65,7 +65,7 @@ TEST(Codec, WrongSizesAreRefused) {
   EXPECT_EQ(Decode(static_cast<Codec>(4), Bytes(10), out).code(), ErrorCode::kCorrupt);
 }
 
-// Nine bytes that announce 256 MiB, which a reader would make room for. Found by record_value_fuzz.
+// Nine bytes that announce 256 MiB, which a reader would make room for. Found by a fuzzer.
 TEST(Codec, AFrameTooShortForWhatItAnnouncesIsRefused) {
   const Bytes frame = {0x28, 0xb5, 0x2f, 0xfd, 0xa4, 0x00, 0x00, 0x00, 0x10};
   for (const Codec codec : {Codec::kZstd, Codec::kBf16Planes, Codec::kF32Planes}) {
