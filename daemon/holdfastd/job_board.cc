@@ -26,6 +26,21 @@ TaskView ViewOf(const TaskBeat& t) {
 
 }  // namespace
 
+NodeView ViewOf(const Beat& b) {
+  NodeView v;
+  v.name = b.node;
+  v.incarnation = b.incarnation;
+  v.count = b.count;
+  v.draining = b.draining;
+  v.paused = b.paused;
+  v.storage_stalled = b.storage_stalled_ms > 0;
+  v.memory_bytes = b.memory_bytes;
+  v.speed = std::max<uint64_t>(1, b.speed);
+  v.version = b.version;
+  v.numerics = b.numerics;
+  return v;
+}
+
 JobBoard::JobBoard(FileSystem& fs, const Clock& clock, RootLayout layout, Nonce root, Membership& others, const NodeLog& log, Options options)
     : fs_(fs), clock_(clock), layout_(layout), others_(others), log_(log), options_(std::move(options)), queue_(fs, layout, root) {}
 
@@ -117,17 +132,8 @@ std::vector<NodeView> JobBoard::NodesFor(const Job& job) const {
   std::vector<NodeView> views;
   const bool early = clock_.MonotonicNs() - job.claimed_ns < others_.Pace().stale_words_ns;
   for (const Beat* b : others_.Live(kHearNs)) {
-    NodeView v;
-    v.name = b->node;
-    v.incarnation = b->incarnation;
-    v.count = b->count;
-    v.draining = b->draining || queue_.drained().contains(b->node);
-    v.paused = b->paused;
-    v.storage_stalled = b->storage_stalled_ms > 0;
-    v.memory_bytes = b->memory_bytes;
-    v.speed = std::max<uint64_t>(1, b->speed);
-    v.version = b->version;
-    v.numerics = b->numerics;
+    NodeView v = ViewOf(*b);
+    v.draining |= queue_.drained().contains(b->node);
     for (const TaskBeat& t : b->tasks) {
       if (t.job != job.submit.job) v.memory_elsewhere += t.planned_bytes;
       else if (!early || t.state == "running") v.tasks.push_back(ViewOf(t));

@@ -18,6 +18,9 @@
 
 namespace holdfast {
 
+// What a coordinator is told of a node, from its beat; its tasks aside, which are told by job.
+NodeView ViewOf(const Beat& b);
+
 class JobBoard {
  public:
   struct Options {
