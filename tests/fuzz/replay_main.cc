@@ -142,6 +142,8 @@ void* operator new(size_t size) {
   if (p == nullptr) std::abort();
   return p;
 }
+// std::stable_sort asks this way; left to the library, it would not belong to the delete below.
+void* operator new(size_t size, const std::nothrow_t&) noexcept { return operator new(size); }
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }
 
