@@ -7,6 +7,7 @@
 
 #include "jobctl/log_merge.h"
 #include "jobctl/options.h"
+#include "ledger/base/printable.h"
 #include "jobctl/root_session.h"
 
 namespace holdfast {
@@ -81,7 +82,7 @@ Status Print(RootSession* session, const LogsOptions& o) {
   if (!o.follow) HOLDFAST_TRY(Refuse(session, *job, o, nodes));
   for (;;) {
     HOLDFAST_ASSIGN(const auto fresh, logs.ReadNew(!o.follow));
-    std::printf("%s", MergeLogs(fresh).c_str());
+    std::printf("%s", Printable(MergeLogs(fresh), LineBreaks::kKeep).c_str());
     std::fflush(stdout);
     if (!o.follow || std::ferror(stdout) != 0) return OkStatus();
     session->clock().SleepMs(kFollowMs);

@@ -13,6 +13,7 @@
 #include "jobctl/preflight.h"
 #include "jobctl/report.h"
 #include "jobctl/status_text.h"
+#include "ledger/base/printable.h"
 #include "ledger/fold/run_state.h"
 #include "ledger/fold/seal.h"
 
@@ -199,7 +200,7 @@ int StatusCommand(const StatusOptions& options) {
     const Json doc = StatusJson(state);
     if (redraw) std::printf("\033[H\033[J");
     if (options.json) std::printf("%s\n", doc.dump(options.follow ? -1 : 2, ' ', false, Json::error_handler_t::replace).c_str());
-    else std::printf("%s", Render(doc).c_str());
+    else std::printf("%s", Printable(Render(doc), LineBreaks::kKeep).c_str());
     const std::string now = doc["state"].get<std::string>();
     if (now == "done" && !options.json) std::printf("%s", RenderReport(doc["report"]).c_str());
     std::fflush(stdout);

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "ledger/base/json.h"
+#include "ledger/base/printable.h"
 
 namespace holdfast {
 
@@ -28,7 +29,7 @@ int Fail(const Error& error, bool json) {
     std::printf("%s\n", line.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
     std::fflush(stdout);
   } else {
-    std::fprintf(stderr, "jobctl: %s\n", error.message.c_str());
+    std::fprintf(stderr, "jobctl: %s\n", Printable(error.message, LineBreaks::kKeep).c_str());
   }
   return code;
 }

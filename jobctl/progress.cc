@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "jobctl/options.h"
+#include "ledger/base/printable.h"
 
 namespace holdfast {
 namespace {
@@ -41,7 +42,7 @@ void Progress::Event(const std::string& text) {
   if (mode_ == Mode::kQuiet) return;
   if (line_open_) std::fprintf(stderr, "\r\033[K");
   line_open_ = false;
-  std::fprintf(stderr, "%s\n", text.c_str());
+  std::fprintf(stderr, "%s\n", Printable(text, LineBreaks::kKeep).c_str());
 }
 
 void Progress::EventJson(const Json& line) {

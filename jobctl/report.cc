@@ -5,11 +5,12 @@
 #include <cstdio>
 
 #include "jobctl/options.h"
+#include "ledger/base/printable.h"
 
 namespace holdfast {
 namespace {
 
-std::string Text(const Json& j, const char* key) { return j.contains(key) && j[key].is_string() ? j[key].get<std::string>() : ""; }
+std::string Text(const Json& j, const char* key) { return j.contains(key) && j[key].is_string() ? Printable(j[key].get<std::string>()) : ""; }
 uint64_t Number(const Json& j, const char* key) { return j.contains(key) && j[key].is_number_unsigned() ? j[key].get<uint64_t>() : 0; }
 
 std::string SecondsText(uint64_t ms) {
@@ -36,12 +37,15 @@ std::string RenderReport(const Json& r) {
   if (!times.empty()) out += "Time        " + times + " (" + SecondsText(total) + " in this attempt)\n";
   std::string why;
   if (r.contains("restart_reasons")) {
-    for (const auto& [reason, count] : r["restart_reasons"].items()) why += (why.empty() ? " (" : ", ") + reason + " x" + std::to_string(count.get<uint64_t>());
+    for (const auto& [reason, count] : r["restart_reasons"].items()) {
+      if (count.is_number_unsigned()) why += (why.empty() ? " (" : ", ") + Printable(reason) + " x" + std::to_string(count.get<uint64_t>());
+    }
   }
   out += "Restarts    " + std::to_string(Number(r, "restarts")) + (why.empty() ? "" : why + ")") + "\n";
   const auto count = [&](const char* key) { return r.contains(key) && r[key].is_array() ? r[key].size() : 0; };
   out += "Sites       " + std::to_string(count("zero_amax_sites")) + " with zero amax, " + std::to_string(count("nan_amax_sites")) + " with NaN";
-  if (count("zero_amax_sites") > 0) out += " (input_scale 1 was written for: " + r["zero_amax_sites"][0].get<std::string>() + (count("zero_amax_sites") > 1 ? ", ..." : "") + ")";
+  const bool named = count("zero_amax_sites") > 0 && r["zero_amax_sites"][0].is_string();
+  if (named) out += " (input_scale 1 was written for: " + Printable(r["zero_amax_sites"][0].get<std::string>()) + (count("zero_amax_sites") > 1 ? ", ..." : "") + ")";
   out += "\n\nCheck it    jobctl verify " + Text(r, "out") + " --source " + Text(r, "source") + "\n";
   out += "Serve it    vllm serve " + Text(r, "out") + "\n";
   out += "            (the ledger " + Text(r, "run_dir") + " may be deleted once you are content)\n";

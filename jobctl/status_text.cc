@@ -9,6 +9,7 @@
 
 #include "jobctl/options.h"
 #include "jobctl/report.h"
+#include "ledger/base/printable.h"
 
 namespace holdfast {
 namespace {
@@ -18,6 +19,11 @@ constexpr size_t kMovesShown = 3;          // of one job among others
 
 std::string Paint(const std::string& text, const char* code, Colours colours) {
   return colours == Colours::kYes ? std::string("\033[") + code + "m" + text + "\033[0m" : text;
+}
+
+// The last pass over everything that is shown: whatever field it came from, nothing in it moves a cursor.
+std::string ForTerminal(const std::string& text, Colours colours) {
+  return Printable(text, LineBreaks::kKeep, colours == Colours::kYes ? ColourCodes::kKeep : ColourCodes::kSpell);
 }
 
 std::string PaintState(const std::string& state, const std::string& padded, Colours colours) {
@@ -79,7 +85,7 @@ std::string StageLine(const StageStatus& s, Colours colours) {
   if (!s.task.empty() && s.task != "running" && s.task != "done") why += (why.empty() ? "" : "; ") + s.node + ": " + s.task;
   if (!s.error.empty()) why += (why.empty() ? "" : ": ") + s.error;
   if (!s.last_death.empty()) why += (why.empty() ? "" : "; ") + ("its worker last died of: " + s.last_death);
-  return why.empty() ? line : line + "              " + why + "\n";
+  return why.empty() ? line : line + "              " + Printable(why, LineBreaks::kSpell, ColourCodes::kKeep) + "\n";
 }
 
 std::string MergeLine(const MergeStatus& m) {
@@ -93,7 +99,7 @@ std::string MergeLine(const MergeStatus& m) {
 std::string Moves(const JobStatus& job, size_t most) {
   std::vector<std::string> lines;
   for (const Move& m : job.moves) {
-    if (m.why != "start" && m.merge_node.empty()) lines.push_back("    " + TimeOfDay(m.wall_ns) + " placed anew: " + m.why + "\n");
+    if (m.why != "start" && m.merge_node.empty()) lines.push_back("    " + TimeOfDay(m.wall_ns) + " placed anew: " + Printable(m.why) + "\n");
   }
   std::string out;
   for (size_t i = lines.size() > most ? lines.size() - most : 0; i < lines.size(); ++i) out += lines[i];
@@ -114,15 +120,15 @@ std::string JobHead(const JobStatus& job, Colours colours) {
 }
 
 std::string JobBlock(const JobStatus& job, size_t moves_max, Colours colours) {
-  std::string out = JobHead(job, colours) + "    " + job.source + " -> " + job.out + "\n";
-  if (!job.detail.empty()) out += "    " + job.detail + "\n";
+  std::string out = JobHead(job, colours) + "    " + Printable(job.source) + " -> " + Printable(job.out) + "\n";
+  if (!job.detail.empty()) out += "    " + Printable(job.detail) + "\n";
   out += Moves(job, moves_max);
   if (!Ended(job) && job.state != "queued") {
     for (const StageStatus& s : job.stages) out += StageLine(s, colours);
     out += MergeLine(job.merge);
   }
   if (Ended(job) && !job.restarts.empty()) out += "    restarts " + RenderRestarts(job.restarts) + "\n";
-  if (!job.next.empty() && job.state != "done") out += "    next: " + job.next + "\n";
+  if (!job.next.empty() && job.state != "done") out += "    next: " + Printable(job.next) + "\n";
   return out;
 }
 
@@ -169,7 +175,7 @@ std::string NodeBlock(const NodeStatus& n, uint64_t now_wall_ns, Colours colours
 
 std::string Warnings(const NodesSeen& nodes) {
   std::string out;
-  for (const std::string& w : nodes.warnings) out += "warning: " + w + "\n";
+  for (const std::string& w : nodes.warnings) out += "warning: " + Printable(w) + "\n";
   return out;
 }
 
@@ -203,13 +209,13 @@ std::string RenderNodesLine(const NodesSeen& nodes, uint64_t now_wall_ns, Colour
     if (n.drained) line += " drained";
     if (n.beat && n.beat->paused && n.life == NodeLife::kAlive) line += " paused: memory is short";
   }
-  return line.empty() ? "Nodes    none yet: start `holdfastd` on a machine that sees this directory\n" : line + "\n";
+  return line.empty() ? "Nodes    none yet: start `holdfastd` on a machine that sees this directory\n" : ForTerminal(line, colours) + "\n";
 }
 
 std::string RenderStatus(const RootStatus& status, const NightSummary& summary, uint64_t now_wall_ns, Colours colours) {
   std::string out = "Root     " + status.root + " (" + RenderSource(status.nodes) + ")\n" + Warnings(status.nodes);
   for (const JobStatus& job : status.jobs) out += JobBlock(job, kMovesShown, colours);
-  return out + RenderNodesLine(status.nodes, now_wall_ns, colours) + SummaryLine(summary, status.jobs, colours);
+  return ForTerminal(out + RenderNodesLine(status.nodes, now_wall_ns, colours) + SummaryLine(summary, status.jobs, colours), colours);
 }
 
 std::string RenderJob(const JobStatus& job, Colours colours) {
@@ -228,12 +234,13 @@ std::string RenderJob(const JobStatus& job, Colours colours) {
   }
   if (job.nondeterminism > 0) out += "    " + std::to_string(job.nondeterminism) + " record(s) differ from the first of their key: run `jobctl fsck`\n";
   if (job.report.is_object()) out += RenderReport(job.report);
-  return out;
+  return ForTerminal(out, colours);
 }
 
 std::string RenderNodes(const NodesSeen& nodes, uint64_t now_wall_ns, Colours colours) {
   std::string out = "Nodes (" + RenderSource(nodes) + ")\n" + Warnings(nodes);
   for (const NodeStatus& n : nodes.nodes) out += NodeBlock(n, now_wall_ns, colours);
+  out = ForTerminal(out, colours);
   return nodes.nodes.empty() ? out + "  none yet: start `holdfastd` on a machine that sees this directory\n" : out;
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstdio>
 
+#include "ledger/base/printable.h"
 #include "ledger/base/units.h"
 
 namespace holdfast {
@@ -23,12 +24,12 @@ std::string NodeLog::PathOf(const std::string& job) const {
 }
 
 void NodeLog::Say(const std::string& text) const {
-  std::fprintf(stderr, "%s %s\n", Stamp(clock_.WallNs()).c_str(), text.c_str());
+  std::fprintf(stderr, "%s %s\n", Stamp(clock_.WallNs()).c_str(), Printable(text).c_str());
 }
 
 void NodeLog::Say(const std::string& job, const std::string& text) const {
-  const std::string line = Stamp(clock_.WallNs()) + " " + text + "\n";
-  std::fprintf(stderr, "%s %s: %s\n", Stamp(clock_.WallNs()).c_str(), job.c_str(), text.c_str());
+  const std::string shown = Printable(text), line = Stamp(clock_.WallNs()) + " " + shown + "\n";
+  std::fprintf(stderr, "%s %s: %s\n", Stamp(clock_.WallNs()).c_str(), job.c_str(), shown.c_str());
   // One write, so that it does not mix with what a child says. Best effort: the ledger tells the same story.
   const int fd = ::open(PathOf(job).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (fd < 0) return;

@@ -138,6 +138,30 @@ TEST(StatusText, SaysWhatANightWasLike) {
   EXPECT_NE(RenderStatus(night, Summarize(night, 0), 0, Colours::kYes).find("\033[32m"), std::string::npos);
 }
 
+// Found by status_fuzz: the texts of a queue record reached the terminal as they were.
+TEST(StatusText, WhatAQueueRecordSaysMovesNoCursor) {
+  JobStatus job;
+  job.id = "0123456789ab";
+  job.name = "night";
+  job.state = "failed";
+  job.source = "/models/a\033[2J";
+  job.out = "/out/\xc2\x9b" "1A";
+  job.detail = "no space\r\nSummary  9 done";
+  job.next = "jobctl resume \a";
+  job.report = Json{{"out", "/out\033]0;x"}, {"restart_reasons", {{"kill\033[A", 3}, {"odd", "three"}}}, {"zero_amax_sites", {7}}};
+  RootStatus status;
+  status.root = "/root\x7f";
+  status.jobs = {job};
+  status.nodes.warnings = {"old\033[31m"};
+  for (const std::string& text : {RenderStatus(status, Summarize(status, 0), 0, Colours::kNo), RenderJob(job, Colours::kNo)}) {
+    for (const char c : text) ASSERT_TRUE(c == '\n' || (static_cast<uint8_t>(c) >= 0x20 && c != 0x7f)) << text;
+    EXPECT_EQ(text.find("\xc2\x9b"), std::string::npos);
+    EXPECT_EQ(text.find("\nSummary  9"), std::string::npos) << "a line that looks like ours";
+    EXPECT_NE(text.find("\\x1b[2J"), std::string::npos) << text;
+  }
+  EXPECT_EQ(RenderJob(job, Colours::kYes).find("\033[2J"), std::string::npos);
+}
+
 TEST(StatusText, SaysWhatStandsInTheWayOfAStage) {
   JobStatus job = Job("a", "waiting", {Stage(0, "calibrate", 3, "n2"), Stage(1, "waiting", 0, "")});
   job.stages[0].node_alive = false;
