@@ -15,6 +15,8 @@
 #include <vector>
 
 #include "fsck/fsck.h"
+#include "fsck/memory.h"
+#include "fsck/paced.h"
 #include "fsck/salvage.h"
 #include "ledger/format/layout.h"
 #include "ledger/log/stream.h"
@@ -50,6 +52,7 @@ struct Log {
   std::optional<Nonce> job_id;                       // of a root: its uuid
   bool damaged = false;                              // some slot is missing or unreadable
   bool reopened = false;                             // something was voided: it is to be computed again
+  bool expired = false;                              // `jobctl gc` said that packs may be missing, and the job is done
   std::map<std::string, StreamState> streams;        // as the last sound slot leaves each
   uint64_t slots = 0;
   std::vector<SaidRecord> records;                   // job, merge, stages ascending, nodes; slot order within
@@ -88,6 +91,8 @@ struct Context {
   std::set<std::string> packs_referenced;   // hex roots
   std::atomic<uint64_t> bytes_done{0};
   uint64_t bytes_total = 0;
+  PacedFileSystem* paced = nullptr;         // what `fs` is; null: not a deep check
+  std::unique_ptr<DeepMemory> memory;       // of a deep check; null: it remembers nothing
 
   void Add(const char* code, FsckSeverity severity, std::string object, std::string message, std::string advice, Remedies remedies = {});
   void Error(const char* code, std::string object, std::string message, std::string advice, Remedies remedies = {}) {
@@ -98,6 +103,12 @@ struct Context {
   // Something that could not be read at all (permissions, I/O): bit 8.
   void Unreadable(const std::string& object, const holdfast::Error& error);
 
+  // Was this found right by a check that was interrupted? Made of the stamps of the files that were read, each with its bytes.
+  std::string Stamp(const std::string& path) const { return memory ? memory->Stamp(path) : ""; }
+  bool Knows(const std::string& what, uint64_t bytes) { return memory && !what.empty() && memory->Knows(what, bytes); }
+  void Learn(const std::string& what, uint64_t bytes) {
+    if (memory && !what.empty()) memory->Learn(what, bytes);
+  }
   // SHA-256 of a whole file, counted as progress.
   Result<Digest> HashFile(const std::string& path);
   void Tick() const {
@@ -106,6 +117,8 @@ struct Context {
   uint32_t threads() const { return std::min(std::max(options.threads, 1u), 16u); }
   // "jobctl resume DIR", as it is typed for this job
   std::string Resume() const;
+  // What is left where nothing says any more what the job was.
+  std::string BeginAgain() const;
   // "jobctl fsck DIR --repair"
   std::string Repair() const { return "jobctl fsck " + layout.root() + " --repair"; }
 
@@ -121,6 +134,8 @@ void CheckRun(Context* c);
 // All checks of a root and of every job in it.
 void CheckRoot(Context* c);
 bool LooksLikeARoot(FileSystem& fs, const std::string& dir);
+// The root that `dir` lies in as jobs/<id>, or "".
+std::string RootOf(FileSystem& fs, const std::string& dir);
 // F032. Incarnations of daemons stand in the root; they are read when a run directory alone does not explain a claim.
 void CheckClaims(Context* c);
 

@@ -8,11 +8,35 @@
 
 namespace holdfast {
 
+namespace {
+
+// From here on reading takes its time and can be stopped: the log has been read whole.
+void BeginDeep(fsck::Context* c) {
+  if (c->paced == nullptr) return;
+  c->paced->Arm();
+  const FsckOptions& o = c->options;
+  if (o.clock != nullptr && !o.cache_dir.empty() && c->log.job_id) c->memory = std::make_unique<fsck::DeepMemory>(c->fs, o.cache_dir, *c->log.job_id, o.clock->WallNs());
+}
+
+void EndDeep(fsck::Context* c) {
+  if (c->memory == nullptr) return;
+  c->report.bytes_known += c->memory->bytes_known();
+  if ((c->report.exit_status & kFsckInterrupted) != 0) {
+    c->memory->Keep();
+    c->report.memories.push_back(c->memory->file());
+  } else {
+    c->memory->Forget();
+  }
+}
+
+}  // namespace
+
 void fsck::CheckRun(Context* c) {
   if (!CheckFormatFile(c)) return;
   ReadLog(c);
   FoldRecords(c);
   CheckClaims(c);
+  BeginDeep(c);
   CheckSamples(c);
   CheckSeals(c);
   CheckPacks(c);
@@ -21,6 +45,7 @@ void fsck::CheckRun(Context* c) {
   CheckSource(c);
   CheckOutput(c);
   CheckLeftovers(c);
+  EndDeep(c);
   if (c->root_dir.empty()) CheckEnvironment(c);   // of a root it was said once
 }
 
@@ -38,6 +63,12 @@ std::string fsck::Context::Resume() const {
   return root_dir.empty() ? "jobctl resume " + layout.root() : "jobctl --root " + root_dir + " resume " + BaseName(layout.root());
 }
 
+std::string fsck::Context::BeginAgain() const {
+  const std::string dir = layout.root();
+  if (root_dir.empty()) return "nothing says any more what the job was: `mv " + dir + " " + dir + ".lost`, then the `jobctl run` line that began it begins it anew";
+  return "nothing says any more what the job was: `jobctl --root " + root_dir + " cancel " + BaseName(dir) + "`, then submit it again under another --name";
+}
+
 namespace {
 
 // Whether this is a run directory at all, or could have been one.
@@ -49,13 +80,12 @@ bool LooksLikeARun(FileSystem& fs, const RunLayout& layout) {
   return false;
 }
 
-// The root that `dir` lies in as jobs/<id>, or "".
-std::string RootOf(FileSystem& fs, const std::string& dir) {
-  const std::string jobs = DirName(dir), root = DirName(jobs);
-  return BaseName(jobs) == "jobs" && IsJobId(BaseName(dir)) && fsck::LooksLikeARoot(fs, root) ? root : "";
-}
-
 }  // namespace
+
+std::string fsck::RootOf(FileSystem& fs, const std::string& dir) {
+  const std::string jobs = DirName(dir), root = DirName(jobs);
+  return BaseName(jobs) == "jobs" && IsJobId(BaseName(dir)) && LooksLikeARoot(fs, root) ? root : "";
+}
 
 RepairPlan fsck::WhoWorks(FileSystem& fs, const std::string& dir) {
   const FsckOptions quiet;
@@ -70,7 +100,9 @@ RepairPlan fsck::WhoWorks(FileSystem& fs, const std::string& dir) {
 
 FsckReport RunFsck(FileSystem& fs, const std::string& dir, const FsckOptions& options) {
   const auto renaming = fsck::FileSystemOf(fs, dir);
-  fsck::Context c(renaming != nullptr ? *renaming : fs, dir, options);
+  fsck::PacedFileSystem paced(renaming != nullptr ? *renaming : fs, options.clock, options.rate, options.stop);
+  fsck::Context c(paced, dir, options);
+  if (options.deep) c.paced = &paced;
   c.report.deep = options.deep;
   c.report.state = "unknown";
   const auto info = fs.Stat(dir);
@@ -81,7 +113,7 @@ FsckReport RunFsck(FileSystem& fs, const std::string& dir, const FsckOptions& op
   } else if (!info->is_directory || !LooksLikeARun(c.fs, c.layout)) {
     c.Unreadable(dir, InvalidArgument("neither a run directory nor a root: it has no FORMAT, ROOT or log/; give the directory of --run-dir (default: OUT.run), or of --root"));
   } else {
-    c.root_dir = RootOf(c.fs, dir);
+    c.root_dir = fsck::RootOf(c.fs, dir);
     fsck::CheckRun(&c);
   }
   if (auto plan = fsck::MakeRepairPlan(c); !plan.empty()) c.report.plans.insert(c.report.plans.begin(), std::move(plan));

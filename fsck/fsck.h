@@ -6,12 +6,15 @@
 // whatever a record refers to is there by the time it is looked for.
 #pragma once
 
+#include <atomic>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "fsck/remedy.h"
 #include "fsck/repair_plan.h"
+#include "ledger/base/clock.h"
 #include "ledger/base/file_system.h"
 #include "ledger/base/json.h"
 
@@ -35,7 +38,7 @@ inline constexpr int kFsckReopened = 2;      // repair: work of the job is open 
 inline constexpr int kFsckErrorsLeft = 4;    // at least one error
 inline constexpr int kFsckOperational = 8;   // something could not be read, so the answer is incomplete
 inline constexpr int kFsckUsage = 16;        // bad command line
-inline constexpr int kFsckInterrupted = 32;  // repair: stopped by a signal between two steps
+inline constexpr int kFsckInterrupted = 32;  // stopped by a signal: a repair between two steps, a deep check while it read
 inline constexpr int kFsckDataLost = 64;     // committed data is gone: a slot is missing, damaged or out of its chain
 
 struct FsckOptions {
@@ -44,7 +47,14 @@ struct FsckOptions {
   uint32_t threads = 1;
   uint32_t reproduce = 0;       // evict this many layers once more and compare (F062)
   std::string scratch = "/tmp"; // where: room for one layer
+  uint64_t rate = 0;            // deep: bytes read a second, over all threads; 0: as fast as it goes
+  const std::atomic<bool>* stop = nullptr;   // deep: ends the reading with kFsckInterrupted
+  Clock* clock = nullptr;       // for `rate` and `cache_dir`; null: neither
+  std::string cache_dir = {};   // deep: where what was found right is remembered for a check that goes on (memory.h); "": nowhere
   std::string mount_table = {}; // text of /proc/self/mountinfo, for F093; "": not judged
+  std::string host_name = {};   // of this machine; F093
+  std::optional<std::string> nfs4_unique_id = {};   // the NFS client's; nullopt: there is none
+  std::string export_table = {};                    // text of /var/lib/nfs/etab, of a machine that serves the directory itself
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> on_progress;  // deep only; from the calling thread
 };
 
@@ -64,6 +74,8 @@ struct FsckReport {
   std::string state;                   // "no job yet", "running or stopped", "published", "done"; of a root: "root"
   std::vector<FsckJob> jobs;           // of a root, in order of submission
   uint64_t streams = 0, slots = 0, records = 0, packs = 0, bytes_read = 0, reproduced = 0;
+  uint64_t bytes_known = 0;            // deep: not read, because a check that was interrupted had found them right
+  std::vector<std::string> memories;   // files from which an interrupted check goes on
   std::vector<RepairPlan> plans;       // of each directory in which something could be mended
 };
 

@@ -17,11 +17,9 @@ namespace {
 
 constexpr uint64_t kFormatBytesMax = 4096;
 // What to do about a slot that is gone or damaged.
-std::string SlotAdvice(const Context& c, const std::string& stream) {
+std::string SlotAdvice(const Context& c, const std::string& stream, uint32_t seq) {
   const std::string copy = "restore the file from a copy of the directory if there is one (slots never change); without one ";
-  if (!c.is_root && stream == RunLayout::JobStream()) {
-    return copy + "`" + c.Repair() + "` helps unless it is slot 0: then begin the job again with another output";
-  }
+  if (!c.is_root && stream == RunLayout::JobStream() && seq == 0) return copy + c.BeginAgain();
   return copy + "`" + c.Repair() + "` puts a tombstone in its place" + (c.is_root ? "" : ", and " + c.Resume() + " does again what is missing");
 }
 
@@ -166,7 +164,7 @@ class StreamChecker {
     const auto there = c_.fs.Exists(c_.layout.Slot(stream_, seq));
     if (there.ok() && *there) return Take(seq);
     c_.Lost("F010", SlotName(stream_, seq), "the slot is missing, though later ones are there: it was deleted, or the server lost what it had acknowledged",
-            SlotAdvice(c_, stream_) + "; check that the export is `sync`", Bury(seq));
+            SlotAdvice(c_, stream_, seq) + "; check that the export is `sync`", Bury(seq));
     Skip();
   }
 
@@ -180,7 +178,7 @@ class StreamChecker {
     }
     if (file.ok()) c_.report.bytes_read += file->size();
     if (const auto dead = deadly_.find(seq); dead != deadly_.end()) {
-      c_.Lost("F015", object, "LMDB dies on it (signal " + std::to_string(dead->second) + "), although its digest is right: its writer was out of order", SlotAdvice(c_, stream_), Bury(seq));
+      c_.Lost("F015", object, "LMDB dies on it (signal " + std::to_string(dead->second) + "), although its digest is right: its writer was out of order", SlotAdvice(c_, stream_, seq), Bury(seq));
       if (file.ok()) Rescue(seq, *file, "F015");
       return Skip();
     }
@@ -188,7 +186,7 @@ class StreamChecker {
     auto slot = ReadSlot(c_.fs, c_.layout, stream_, seq, c_.log.job_id.value_or(Nonce{}), &prev);
     if (!slot.ok()) {
       const Fault fault = file.ok() ? Diagnose(*file, stream_, seq, c_.log.job_id) : Fault{"F011", "larger than any segment"};
-      c_.Lost(fault.code, object, fault.why, SlotAdvice(c_, stream_), Bury(seq));
+      c_.Lost(fault.code, object, fault.why, SlotAdvice(c_, stream_, seq), Bury(seq));
       if (file.ok()) Rescue(seq, *file, fault.code);
       return Skip();
     }
@@ -207,14 +205,14 @@ class StreamChecker {
     if (broken_) {
       state_.tail = prev;  // nobody can say what the lost slot's digest was
     } else if (prev != state_.tail) {
-      c_.Lost("F014", object, "does not follow the slot before it: its chain names another predecessor", SlotAdvice(c_, stream_), Bury(slot.seq));
+      c_.Lost("F014", object, "does not follow the slot before it: its chain names another predecessor", SlotAdvice(c_, stream_, slot.seq), Bury(slot.seq));
       state_.tail = prev;
     }
     CheckEpochs(slot, object);
     const auto counting = ApplySlot(slot, prev, &state_);
     broken_ = false;
     if (!counting.ok()) {
-      c_.Lost("F014", object, counting.error().message, SlotAdvice(c_, stream_), Bury(slot.seq));
+      c_.Lost("F014", object, counting.error().message, SlotAdvice(c_, stream_, slot.seq), Bury(slot.seq));
       return Skip();
     }
     c_.log.reopened |= slot.tombstone;

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "fsck/command.h"
+#include "ledger/base/units.h"
 
 namespace holdfast {
 namespace {
@@ -19,6 +20,7 @@ Holds DIR, a run directory or the root of a cluster with all its jobs, against i
 may run beside a working job.
 
   -d, --deep         also read every pack, source file and output file
+      --rate=SIZE    with --deep: read no more than SIZE a second, e.g. 200MB
       --repair       mend what can be mended: VOID records, tombstones, moves to quarantine/; deletes nothing
       --dry-run      say what --repair would do, and do nothing
       --salvage      with --repair or --dry-run: of damaged slots, the records that hold by their own checksums are said again
@@ -51,7 +53,7 @@ struct CommandLine {
 };
 
 constexpr option kOptions[] = {{"deep", no_argument, nullptr, 'd'}, {"threads", required_argument, nullptr, 'j'}, {"json", no_argument, nullptr, 'J'},
-                               {"repair", no_argument, nullptr, 'R'}, {"dry-run", no_argument, nullptr, 'N'}, {"salvage", no_argument, nullptr, 'S'}, {"undo", required_argument, nullptr, 'U'}, {"reproduce", required_argument, nullptr, 'P'},
+                               {"repair", no_argument, nullptr, 'R'}, {"dry-run", no_argument, nullptr, 'N'}, {"rate", required_argument, nullptr, 'r'}, {"salvage", no_argument, nullptr, 'S'}, {"undo", required_argument, nullptr, 'U'}, {"reproduce", required_argument, nullptr, 'P'},
                                {"help", no_argument, nullptr, 'h'}, {}};
 
 CommandLine Parse(int argc, char** argv) {
@@ -64,6 +66,12 @@ CommandLine Parse(int argc, char** argv) {
       case 'J': r.json = true; break;
       case 'R': r.repair = true; break;
       case 'N': r.dry_run = true; break;
+      case 'r': {
+        const auto rate = ParseSize(optarg);
+        line.bad |= !rate.ok();
+        if (rate.ok()) r.options.check.rate = *rate;
+        break;
+      }
       case 'S': r.options.check.salvage = true; break;
       case 'U': r.undo = optarg; break;
       case 'h': line.help = true; break;
@@ -78,6 +86,7 @@ CommandLine Parse(int argc, char** argv) {
       default: line.bad = true;
     }
   }
+  line.bad |= !line.help && r.options.check.rate > 0 && !r.options.check.deep;
   line.bad |= !line.help && (optind + 1 != argc || (!r.undo.empty() && r.repair) || (r.options.check.salvage && !r.repair && !r.dry_run));
   if (optind < argc) r.dir = argv[optind];
   while (r.dir.size() > 1 && r.dir.back() == '/') r.dir.pop_back();
@@ -87,7 +96,7 @@ CommandLine Parse(int argc, char** argv) {
 int Main(int argc, char** argv) {
   CommandLine line = Parse(argc, argv);
   if (line.bad) {
-    std::fprintf(stderr, "fsck.holdfast: give one run directory or root, not --repair together with --undo, and --salvage with --repair or --dry-run only; try `fsck.holdfast --help`\n");
+    std::fprintf(stderr, "fsck.holdfast: give one run directory or root, not --repair together with --undo, --salvage with --repair or --dry-run only, --rate (a size such as 200MB) with --deep only; try `fsck.holdfast --help`\n");
     return kFsckUsage;
   }
   if (line.help) {

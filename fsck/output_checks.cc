@@ -97,7 +97,12 @@ class OutputChecker {
     }
   }
 
+  // As one piece: what is wrong may lie between files.
   void CheckDeep() {
+    std::string stamp = "output " + c_.Stamp(JoinPath(out_, "SHA256SUMS"));
+    uint64_t bytes = 0;
+    for (const auto& [number, m] : log_.written) stamp += c_.Stamp(JoinPath(out_, m.name)), bytes += 2 * m.size;
+    if (c_.Knows(stamp, bytes)) return;
     VerifyOptions options;
     options.threads = c_.threads();
     options.expected = log_.plan();
@@ -109,6 +114,7 @@ class OutputChecker {
     };
     const auto verified = VerifyOutput(c_.fs, out_, options);
     if (!verified.ok()) return c_.Unreadable(out_, verified.error());
+    if (verified->ok()) c_.Learn(stamp, bytes);
     for (const VerifyFinding& f : verified->findings) {
       if (f.severity == Severity::kError) Bad(JoinPath(out_, f.object), f.code + ": " + f.message);
     }

@@ -71,6 +71,7 @@ std::string PackAdvice(Context* c, const std::string& hex) {
 bool CheckPresence(Context* c, const std::string& hex, const PackUse& p) {
   const auto info = c->fs.Stat(c->layout.Pack(p.manifest.root));
   if (info.code() == ErrorCode::kNotFound) {
+    if (c->log.expired) return false;   // CheckPacks says it once for all
     if (p.needed) {
       c->Error("F050", PackName(hex), "the pack is missing; it holds " + p.first_user, PackAdvice(c, hex), Renounce(c, p, /*there=*/false));
     } else {
@@ -110,6 +111,8 @@ void CheckNames(Context* c) {
 void VerifyAll(Context* c, const std::vector<const PackUse*>& readable) {
   const auto verify = [&](size_t i) -> Status {
     const PackUse& p = *readable[i];
+    const std::string stamp = c->Stamp(c->layout.Pack(p.manifest.root));
+    if (c->Knows(stamp, p.manifest.file_size)) return OkStatus();
     const Status s = VerifyPack(c->fs, c->layout, p.manifest);
     c->bytes_done += p.manifest.file_size;
     const std::string object = PackName(p.manifest.root.Hex());
@@ -117,6 +120,8 @@ void VerifyAll(Context* c, const std::vector<const PackUse*>& readable) {
       c->Error("F051", object, s.error().message, "it holds " + p.first_user + "; " + PackAdvice(c, p.manifest.root.Hex()), Renounce(c, p, /*there=*/true));
     } else if (!s.ok()) {
       c->Unreadable(object, s.error());
+    } else {
+      c->Learn(stamp, p.manifest.file_size);
     }
     return OkStatus();
   };
@@ -160,6 +165,7 @@ class LayerChecker {
 
  private:
   void Bad(const char* code, const std::string& message) {
+    ++bad_;
     c_.Error(code, unit_.label + " (" + said_.Where() + ")", message, "`" + c_.Repair() + "` has this layer evicted again; restore log/ and pack/ from a copy if there is one",
              Remedy::VoidWrong(said_.stream, said_.key));
   }
@@ -243,6 +249,11 @@ class LayerChecker {
   }
 
   void CheckScales() {
+    std::string stamp = "scales ";
+    uint64_t bytes = 0;
+    for (const PackManifest& m : e_.packs) stamp += c_.Stamp(c_.layout.Pack(m.root)), bytes += m.file_size;
+    if (c_.Knows(stamp, bytes)) return;
+    const size_t wrong = bad_;
     const PackReader reader(c_.fs, c_.layout, e_.packs);
     for (const SitePlan& site : unit_.sites) {
       const Status s = CheckSite(reader, site);
@@ -250,9 +261,12 @@ class LayerChecker {
       if (s.code() == ErrorCode::kCorrupt) {
         Bad("F061", s.error().message);
       } else {
+        ++bad_;
         c_.Unreadable(unit_.label, s.error());
+        if (s.code() == ErrorCode::kStopped) return;
       }
     }
+    if (bad_ == wrong) c_.Learn(stamp, bytes);
   }
 
   Context& c_;
@@ -260,6 +274,7 @@ class LayerChecker {
   const Said<LayerRecord>& said_;
   const LayerRecord& e_;
   const UnitPlan& unit_;
+  size_t bad_ = 0;
 };
 
 }  // namespace
@@ -267,9 +282,15 @@ class LayerChecker {
 void CheckPacks(Context* c) {
   const auto packs = CollectPacks(c->log);
   std::vector<const PackUse*> readable;
+  size_t gone = 0;
   for (const auto& [hex, p] : packs) {
     c->packs_referenced.insert(hex);
-    if (CheckPresence(c, hex, p)) readable.push_back(&p);
+    const bool there = CheckPresence(c, hex, p);
+    if (there) readable.push_back(&p);
+    gone += there ? 0 : 1;
+  }
+  if (c->log.expired && gone > 0) {
+    c->Add("F050", FsckSeverity::kInfo, "pack", std::to_string(gone) + " packs are gone, as `jobctl gc` said: the job is done and its output stands", "");
   }
   c->report.packs = readable.size();
   CheckNames(c);
@@ -295,7 +316,10 @@ void CheckLayers(Context* c) {
   }
   (void)ParallelFor(c->threads(), layers.size(), [&](size_t i) {
     const auto& packs = layers[i]->value.packs;
-    const bool readable = std::none_of(packs.begin(), packs.end(), [&](const PackManifest& m) { return bad.contains(PackName(m.root.Hex())); });
+    const auto unreadable = [&](const PackManifest& m) {
+      return bad.contains(PackName(m.root.Hex())) || (c->log.expired && !c->fs.Stat(c->layout.Pack(m.root)).ok());
+    };
+    const bool readable = std::none_of(packs.begin(), packs.end(), unreadable);
     LayerChecker(c, *plan, *layers[i]).Run(readable);
     return OkStatus();
   }, [&] { c->Tick(); });

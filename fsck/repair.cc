@@ -313,6 +313,7 @@ RepairReport RunRepair(FileSystem& fs, Clock& clock, const std::string& dir, con
   RepairReport report;
   report.before = RunFsck(fs, dir, options.check);
   report.exit_status = report.before.exit_status;
+  if ((report.exit_status & kFsckInterrupted) != 0) return report;   // not all damage is known
   const auto say = [&](const std::string& line) {
     if (options.on_line) options.on_line(line);
   };
@@ -349,6 +350,7 @@ RepairReport RunRepair(FileSystem& fs, Clock& clock, const std::string& dir, con
     report.salvaged += repairer.acted() ? plan.Salvaged() : 0;
     corrected |= repairer.acted() && plan.corrects;
     reopened |= repairer.acted() && plan.reopens;
+    if (repairer.acted() && plan.reopens) report.next.push_back(plan.root.empty() ? "jobctl resume " + plan.dir : "jobctl --root " + plan.root + " resume " + BaseName(plan.dir));
   }
   if (!report.acted) {
     report.exit_status |= trouble;

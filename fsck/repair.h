@@ -33,6 +33,7 @@ struct RepairReport {
   FsckReport before, after;             // `after` only if something was done
   std::vector<std::string> quarantines; // paths of quarantine/<id>, one per directory that was repaired
   std::vector<std::string> refusals;    // why a directory was left alone, with the next command
+  std::vector<std::string> next;        // what to type where work is open again, one per directory
   bool acted = false;
   uint64_t salvaged = 0;                // records that were said again (dry run: that would be)
   int exit_status = 0;                  // bits of fsck.h

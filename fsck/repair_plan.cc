@@ -72,8 +72,10 @@ class Planner {
       }
     }
     if (!c_.is_root && !log_.job) return Leftovers();
-    StrikeSeals();
     RenewUnclearOutput();
+    StrikeGone();
+    StrikeSources();
+    StrikeSeals();
     SayAgain();
     Sort();
     return std::move(plan_);
@@ -155,6 +157,34 @@ class Planner {
     if (log_.done) Strike(stream, {RecordClass::kDone, 0, 0, 0, 0}, code, why);
     const auto there = c_.fs.Exists(log_.job->out);
     if ((log_.published || log_.done) && there.ok() && *there) Move(log_.job->out, code, why);
+  }
+
+  bool There(const std::vector<PackManifest>& packs) const {
+    return std::all_of(packs.begin(), packs.end(), [&](const PackManifest& m) { return c_.fs.Stat(c_.layout.Pack(m.root)).ok(); });
+  }
+
+  // An output that is written again needs the packs of every layer. Those that `jobctl gc` removed are made again, and its word is void.
+  void StrikeGone() {
+    if (!renewed_ || !log_.expired) return;
+    Strike(RunLayout::JobStream(), {RecordClass::kExport, 0, 0, 0, 0}, "F050", "the job is open again");
+    for (const auto& [unit, all] : log_.layers) {
+      for (const auto& e : all) {
+        if (!There(e.value.packs)) Strike(e.stream, e.key, "F050", "its packs were removed by `jobctl gc`");
+      }
+    }
+  }
+
+  // A sample that is to be computed again begins at a cut. Where that was consumed, and is gone since, it has to be made again as well.
+  void StrikeSources() {
+    for (size_t i = 0; i < plan_.strikes.size(); ++i) {   // grows while it is gone through
+      const RecordKey key = plan_.strikes[i].key;
+      const auto all = key.cls == RecordClass::kSample && key.b > 0 ? log_.samples.find(key.a) : log_.samples.end();
+      if (all == log_.samples.end()) continue;
+      for (const auto& up : all->second) {
+        if (up.value.last_layer != key.b || !up.value.output || There(up.value.output->packs)) continue;
+        Strike(up.stream, up.key, "F050", "the cut that sample " + std::to_string(key.a) + " begins from is gone");
+      }
+    }
   }
 
   // Was the record struck, or is it not there at all?

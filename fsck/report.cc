@@ -5,6 +5,8 @@
 #include <tuple>
 
 #include "fsck/context.h"
+#include "ledger/base/printable.h"
+#include "ledger/base/units.h"
 
 namespace holdfast {
 namespace {
@@ -65,7 +67,7 @@ Json FsckReportToJson(const std::string& run_dir, const FsckReport& r) {
                         {"object", f.object}, {"message", f.message}, {"advice", f.advice}, {"repair", f.remedies.empty() ? "" : RemedyName(f.remedies.front().what)}});
   }
   Json j = {{"schema", 1}, {"run", run_dir}, {"deep", r.deep}, {"state", r.state}, {"exit_status", r.exit_status},
-            {"checked", {{"streams", r.streams}, {"slots", r.slots}, {"records", r.records}, {"packs", r.packs}, {"reproduced", r.reproduced}, {"bytes_read", r.bytes_read}}},
+            {"checked", {{"streams", r.streams}, {"slots", r.slots}, {"records", r.records}, {"packs", r.packs}, {"reproduced", r.reproduced}, {"bytes_read", r.bytes_read}, {"bytes_known", r.bytes_known}}},
             {"findings", std::move(findings)}};
   if (r.state != kRootState) return j;
   j["jobs"] = Json::array();
@@ -78,16 +80,21 @@ Json FsckReportToJson(const std::string& run_dir, const FsckReport& r) {
 std::string FsckReportToText(const std::string& run_dir, const FsckReport& r) {
   std::string out;
   for (const FsckFinding& f : r.findings) {
-    out += f.code + " " + FsckCodeName(f.code) + " " + NameOf(f.severity) + ": " + f.object + ": " + f.message + "\n";
-    if (!f.advice.empty()) out += "    " + f.advice + "\n";
+    out += f.code + " " + FsckCodeName(f.code) + " " + NameOf(f.severity) + ": " + Printable(f.object) + ": " + Printable(f.message) + "\n";
+    if (!f.advice.empty()) out += "    " + Printable(f.advice) + "\n";
   }
   for (const FsckJob& job : r.jobs) {
-    out += "job " + job.id + (job.name.empty() ? "" : " (" + job.name + ")") + ": " + job.state + (job.queued_as.empty() ? ", not in the queue" : ", " + job.queued_as + " in the queue") +
+    out += "job " + job.id + (job.name.empty() ? "" : " (" + Printable(job.name) + ")") + ": " + job.state + (job.queued_as.empty() ? ", not in the queue" : ", " + job.queued_as + " in the queue") +
            "; " + (job.findings == 0 ? "nothing to say" : std::to_string(job.findings) + " errors and warnings above") + "\n";
   }
   const std::string what = r.state == kRootState ? "root of " + std::to_string(r.jobs.size()) + " jobs" : "job: " + r.state;
-  out += run_dir + ": " + std::to_string(r.slots) + " slots in " + std::to_string(r.streams) + " streams, " + std::to_string(r.records) +
+  out += Printable(run_dir) + ": " + std::to_string(r.slots) + " slots in " + std::to_string(r.streams) + " streams, " + std::to_string(r.records) +
          " records, " + std::to_string(r.packs) + " packs" + (r.deep ? " read and checked" : "") + "; " + what + "; " + Verdict(r) + "\n";
+  if (r.bytes_known > 0) out += FormatSize(r.bytes_known) + " of it were read by a check that was interrupted, and have not changed since\n";
+  if ((r.exit_status & kFsckInterrupted) != 0 && r.deep) {
+    out += r.memories.empty() ? "interrupted: not everything was read; the same line again begins anew\n"
+                              : "interrupted: not everything was read; the same line again goes on from here, for 24 hours (remembered in " + Printable(DirName(r.memories.front())) + ")\n";
+  }
   return out;
 }
 
@@ -109,6 +116,10 @@ void Context::Lost(const char* code, std::string object, std::string message, st
 
 void Context::Unreadable(const std::string& object, const holdfast::Error& error) {
   const std::lock_guard lock(mutex_);
+  if (error.code == ErrorCode::kStopped) {
+    report.exit_status |= kFsckInterrupted;
+    return;
+  }
   report.exit_status |= kFsckOperational;
   report.findings.push_back({"F000", FsckSeverity::kError, object, error.message, "make it readable, then run fsck again", {}, false});
 }

@@ -187,6 +187,7 @@ class JobChecker {
     }
     Context c(root_.fs, RootLayout(dir_).JobDir(job->id), options);
     c.root_dir = dir_;
+    c.paced = root_.paced;
     c.report.state = "unknown";
     CheckRun(&c);
     if (auto plan = MakeRepairPlan(c); !plan.empty()) root_.report.plans.push_back(std::move(plan));
@@ -206,6 +207,8 @@ class JobChecker {
     all.records += c.report.records;
     all.packs += c.report.packs;
     all.bytes_read += c.report.bytes_read;
+    all.bytes_known += c.report.bytes_known;
+    all.memories.insert(all.memories.end(), c.report.memories.begin(), c.report.memories.end());
     root_.bytes_done += c.bytes_done;
   }
 
@@ -232,7 +235,7 @@ bool CheckRootFile(Context* c) {
     c->Error("F001", "ROOT", root.error().message, "use the holdfast that made this root");
     return false;
   } else if (root.code() == ErrorCode::kCorrupt || root.code() == ErrorCode::kNotFound) {
-    c->Error("F001", "ROOT", root.error().message, "restore ROOT from a copy; it never changes after the first start");
+    c->Error("F001", "ROOT", root.error().message, "restore ROOT from a copy; it never changes after the first start. Without one stop the daemons, finish each job alone with `jobctl resume " + c->layout.root() + "/jobs/ID`, and make a new root");
   } else {
     c->Unreadable("ROOT", root.error());
   }

@@ -74,25 +74,32 @@ class SourceChecker {
   }
 
   void CheckContent(const SourceFile& f) {
-    if (f.sha256.IsZero()) return CheckTensors(f);
+    const std::string stamp = "source " + c_.Stamp(Path(f));
+    if (c_.Knows(stamp, f.size)) return;
+    if (f.sha256.IsZero() ? CheckTensors(f) : CheckDigest(f)) c_.Learn(stamp, f.size);
+  }
+
+  bool CheckDigest(const SourceFile& f) {
     const auto digest = c_.HashFile(Path(f));
-    if (!digest.ok()) return c_.Unreadable(Path(f), digest.error());
+    if (!digest.ok()) return c_.Unreadable(Path(f), digest.error()), false;
     if (*digest != f.sha256) Changed("F070", f, weights_needed_, "its content changed since the job began");
+    return *digest == f.sha256;
   }
 
   // A file too large to be hashed when the job began: the tensors that workers have read, one by one.
-  void CheckTensors(const SourceFile& f) {
+  bool CheckTensors(const SourceFile& f) {
     const auto file = SafetensorsFile::Open(c_.fs, Path(f));
-    if (!file.ok()) return c_.Unreadable(Path(f), file.error());
+    if (!file.ok()) return c_.Unreadable(Path(f), file.error()), false;
     for (const auto& [unit, read] : c_.log.source_reads) {
       for (const auto& [name, digest] : read.tensors) {
         const TensorInfo* t = (*file)->Find(name);
         if (t == nullptr) continue;
         const Result<Digest> got = HashTensor(**file, *t);
-        if (!got.ok()) return c_.Unreadable(Path(f), got.error());
-        if (*got != digest) return Changed("F070", f, weights_needed_, "tensor " + name + " changed since a worker read it");
+        if (!got.ok()) return c_.Unreadable(Path(f), got.error()), false;
+        if (*got != digest) return Changed("F070", f, weights_needed_, "tensor " + name + " changed since a worker read it"), false;
       }
     }
+    return true;
   }
 
   Result<Digest> HashTensor(const SafetensorsFile& file, const TensorInfo& t) {

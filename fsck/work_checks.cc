@@ -117,6 +117,7 @@ Status FoldOne(Context* c, const SaidRecord& said, const SaidRecord* next) {
       c->log.claims.push_back({said.stream, said.seq, said.record.key, std::move(claim)});
       return OkStatus();
     }
+    case RecordClass::kExport: return c->log.expired |= said.stream == RunLayout::JobStream(), OkStatus();
     case RecordClass::kAssignment: {
       HOLDFAST_ASSIGN(const Assignment assignment, Parse<Assignment>(said.record));
       return OkStatus();
@@ -130,7 +131,7 @@ void CheckJob(Context* c) {
   Log& log = c->log;
   if (log.slots == 0) return;  // FORMAT alone: nothing was submitted yet
   if (!log.job) {
-    c->Lost("F002", "log/job", "no job record can be read: nothing says what this run directory is for", "restore log/job/00000000.seg from a copy");
+    c->Lost("F002", "log/job", "no job record can be read: nothing says what this run directory is for", "restore log/job/00000000.seg from a copy of the directory; without one " + c->BeginAgain());
     return;
   }
   if (log.job_id && log.job->uuid != *log.job_id) c->Error("F002", "log/job", "job record and trailers name different jobs", "restore log/job from a copy");
@@ -264,6 +265,7 @@ void FoldRecords(Context* c) {
     c->Error("F020", RecordName(all[i]), s.error().message, "it counts as not said; " + c->Resume() + " does the work again", Remedy::Void(all[i].stream, key));
   }
   c->log.records = {};  // everything that counts is in its typed place now
+  c->log.expired &= c->log.done && c->log.published;   // for a job that was opened again it means nothing
   CheckJob(c);
   c->report.state = StateOf(c->log);
 }

@@ -5,6 +5,8 @@
 
 #include "jobctl/node_watch.h"
 #include "jobctl/options.h"
+#include "ledger/base/printable.h"
+#include "ledger/fold/run_state.h"
 
 namespace holdfast {
 namespace {
@@ -45,8 +47,21 @@ Status OutIsOurs(const Queue& queue, const QueuedJob& job) {
   return OkStatus();
 }
 
+// A job that was done, of which a repair has voided something.
+Result<bool> OpenAgain(RootSession* session, const QueuedJob& job) {
+  const std::string dir = session->layout().JobDir(job.submit.job);
+  RunState state(session->fs(), RunLayout(dir));
+  const Status read = state.Refresh();
+  if (read.code() == ErrorCode::kNotFound) return false;   // its run directory may be deleted
+  if (!read.ok()) return read.error();
+  return !state.done();
+}
+
 Result<std::string> Retry(RootSession* session, const QueuedJob job) {
-  if (job.state == State::kDone) return Called(job) + " is done: " + job.submit.out;
+  if (job.state == State::kDone) {
+    HOLDFAST_ASSIGN(const bool open, OpenAgain(session, job));
+    if (!open) return Called(job) + " is done: " + job.submit.out;
+  }
   if (job.state == State::kRefused) return InvalidArgument(Called(job) + " was refused, nothing of it is there: mend what it says and submit it again: " + job.detail);
   if (job.state == State::kQueued) {
     const std::string held = session->queue().Held(job);
@@ -66,7 +81,7 @@ int Run(const JobOptions& options, const char* event, Result<std::string> (*act)
   const auto text = act(session->get(), was);
   if (!text.ok()) return Fail(text.error(), options.json);
   if (!options.json) {
-    std::printf("%s\n", text->c_str());
+    std::printf("%s\n", Printable(*text).c_str());
     return kExitOk;
   }
   const Json doc{{"event", event}, {"job", was.submit.job}, {"name", was.submit.name}, {"text", *text}};

@@ -19,6 +19,7 @@ int FsckCommand(const FsckOptionsCli& options) {
   request.undo = options.undo;
   request.options.check.reproduce = options.reproduce;
   request.options.check.deep = options.deep;
+  request.options.check.rate = options.rate;
   request.options.check.salvage = options.salvage;
   request.options.check.threads = std::max(1u, std::thread::hardware_concurrency());
   return RunFsckCommand(std::move(request));

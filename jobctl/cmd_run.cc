@@ -78,6 +78,7 @@ class RunJob {
   Status MayTakeOver(const Claim& current);
   Result<int> AlreadyDone();
   bool OutputIsOurs();
+  Status RefuseWithoutPacks();
   Status PrepareNew();
   Status PrepareResume();
   StreamWriter::Options ClaimOptions(const Nonce& job) const;
@@ -167,6 +168,18 @@ Status RunJob::RefuseWhileOthersWork() {
 bool RunJob::OutputIsOurs() {
   const auto sums = fs_.ReadFile(JoinPath(state_.job().out, "SHA256SUMS"), 64u << 20);
   return sums.ok() && state_.done() && Sha256(*sums) == state_.done()->manifest;
+}
+
+// A job that is done, whose output is gone or changed, is written again from its packs. `jobctl gc` may have removed those.
+Status RunJob::RefuseWithoutPacks() {
+  uint64_t missing = 0;
+  for (const UnitPlan& u : state_.plan().units) {
+    const LayerRecord* e = state_.Layer(u.id);
+    for (size_t i = 0; e != nullptr && i < e->packs.size(); ++i) missing += fs_.Stat(state_.layout().Pack(e->packs[i].root)).code() == ErrorCode::kNotFound ? 1 : 0;
+  }
+  if (missing == 0) return OkStatus();
+  return InvalidArgument(state_.job().out + " is not there as it was published, and " + std::to_string(missing) + " packs from which it would be written again are gone (`jobctl gc`?): put the output back, or `jobctl fsck " +
+                         options_.run_dir + " --repair` opens the work on them again, and `jobctl resume " + options_.run_dir + "` does it");
 }
 
 Result<int> RunJob::AlreadyDone() {
@@ -408,6 +421,7 @@ Result<int> RunJob::Run() {
   if (exists) {
     HOLDFAST_TRY(CompareWithJob(fs_, options_, state_.job(), device_));
     if (state_.done() && OutputIsOurs()) return AlreadyDone();
+    if (state_.done()) HOLDFAST_TRY(RefuseWithoutPacks());
     HOLDFAST_TRY(PrepareResume());
   } else {
     HOLDFAST_TRY(PrepareNew());

@@ -39,6 +39,7 @@ struct Parsed {
   RunOptions resume;
   StatusOptions status;
   FsckOptionsCli fsck;
+  GcOptionsCli gc;
   VerifyOptionsCli verify;
   SubmitOptions submit;
   NodesOptions nodes;
@@ -46,7 +47,7 @@ struct Parsed {
   DrainOptions drain;
   LogsOptions logs;
   KeygenOptions keygen;
-  std::string memory;
+  std::string memory, fsck_rate;
   int Dispatch(const CLI::App& app);
 
  private:
@@ -54,6 +55,7 @@ struct Parsed {
   int Resume(const CLI::App& cmd);
   int Status();
   int Fsck();
+  int Gc();
   std::optional<int> ClusterCommand(const CLI::App& app);
   bool MeansJob(const std::string& argument) const;
 };
@@ -94,10 +96,24 @@ int Parsed::Fsck() {
     (void)Fail(InvalidArgument("fsck: --salvage is part of a repair: give it with --repair, or with --dry-run"), fsck.json);
     return kFsckUsage;
   }
+  if (!fsck_rate.empty()) {
+    const auto rate = ParseSize(fsck_rate);
+    if (!rate.ok() || !fsck.deep) {
+      (void)Fail(rate.ok() ? InvalidArgument("fsck: --rate is for --deep: give both") : Annotate(rate.error(), "--rate"), fsck.json);
+      return kFsckUsage;
+    }
+    fsck.rate = *rate;
+  }
   if (fsck.dir.empty()) fsck.dir = root;
   if (!fsck.dir.empty()) return FsckCommand(fsck);
   (void)Fail(InvalidArgument("fsck: which directory? Give a run directory or a root"), fsck.json);
   return kFsckUsage;
+}
+
+int Parsed::Gc() {
+  if (gc.dir.empty()) gc.dir = root;
+  if (gc.dir.empty()) return Fail(InvalidArgument("gc: which directory? Give a run directory or a root"), gc.json);
+  return GcCommand(gc);
 }
 
 std::optional<int> Parsed::ClusterCommand(const CLI::App& app) {
@@ -122,6 +138,7 @@ int Parsed::Dispatch(const CLI::App& app) {
   if (app.got_subcommand("status")) return Status();
   if (app.got_subcommand("resume")) return Resume(*app.get_subcommand("resume"));
   if (app.got_subcommand("fsck")) return Fsck();
+  if (app.got_subcommand("gc")) return Gc();
   if (root_said) return Fail(InvalidArgument("--root: this command works on a directory of its own; jobs of a root are begun with `jobctl submit`"), run.json);
   if (app.got_subcommand("run")) return Run(&run);
   return VerifyCommand(verify);
@@ -219,6 +236,7 @@ void DeclareChecks(CLI::App* app, Parsed* p) {
   CLI::App* fsck = AddRoot(app->add_subcommand("fsck", "check the invariants of a run directory, or of a root with all its jobs; mend them with --repair"), p);
   fsck->add_option("DIR", p->fsck.dir, "run directory or root (default: the root)");
   fsck->add_flag("--deep", p->fsck.deep, "read and check every chunk, source and output file too");
+  fsck->add_option("--rate", p->fsck_rate, "with --deep: read no more than this a second, e.g. 200MB");
   fsck->add_option("--reproduce", p->fsck.reproduce, "quantize N random layers once more from the source and compare the bytes")->check(CLI::Range(1u, 1024u));
   auto* repair = fsck->add_flag("--repair", p->fsck.repair, "mend what can be mended: VOID records, tombstones, moves to quarantine/; deletes nothing");
   fsck->add_flag("--dry-run", p->fsck.dry_run, "say what --repair would do, and do nothing");
@@ -226,6 +244,15 @@ void DeclareChecks(CLI::App* app, Parsed* p) {
   fsck->add_option("--undo", p->fsck.undo, "take back the repair of this id, byte for byte")->excludes(repair);
   fsck->add_flag("--json", p->fsck.json, "findings as one JSON document");
   fsck->footer(std::string("EXAMPLE: jobctl fsck Mistral-Large-NVFP4.run --deep\n         jobctl --root /mnt/holdfast fsck\n") + kFsckExitStatus);
+
+  CLI::App* gc = AddRoot(app->add_subcommand("gc", "remove what finished and cancelled jobs no longer need; says how much"), p);
+  gc->add_option("DIR", p->gc.dir, "run directory, or root with all its jobs (default: the root)");
+  gc->add_flag("--dry-run", p->gc.dry_run, "say what would be removed, and remove nothing");
+  gc->add_option("--quarantine", p->gc.quarantine, "also remove quarantine/ID of a repair, which can not be taken back then; \"all\": every one");
+  gc->add_flag("--json", p->gc.json, "one JSON document");
+  gc->footer("EXAMPLE: jobctl gc Mistral-Large-NVFP4.run --dry-run\n         jobctl --root /mnt/holdfast gc\n"
+             "EXIT STATUS: 0 done, also if there was nothing to remove; 1 something could not be removed; 2 refused (usage, findings of fsck, somebody\n"
+             "works there); 75 stopped: type the same line again.\n");
 
   CLI::App* verify = app->add_subcommand("verify", "judge a finished output directory, alone or against its source");
   verify->add_option("OUT", p->verify.out, "output directory")->required();

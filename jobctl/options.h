@@ -84,7 +84,13 @@ struct FsckOptionsCli {
   std::string dir;
   bool json = false, deep = false, repair = false, dry_run = false, salvage = false;
   uint32_t reproduce = 0;                 // layers to quantize once more
+  uint64_t rate = 0;                      // bytes a second; 0 = as fast as it goes
   std::string undo;                       // id of a repair; "" = none
+};
+struct GcOptionsCli {
+  std::string dir;
+  bool json = false, dry_run = false;
+  std::string quarantine;                 // id of a repair, or "all"; "" = none
 };
 struct VerifyOptionsCli {
   std::string out, source;
@@ -103,6 +109,7 @@ int DrainCommand(const DrainOptions& options);
 int LogsCommand(const LogsOptions& options);
 int KeygenCommand(const KeygenOptions& options);
 int FsckCommand(const FsckOptionsCli& options);
+int GcCommand(const GcOptionsCli& options);
 int VerifyCommand(const VerifyOptionsCli& options);
 
 // The exit status that an error ends with.

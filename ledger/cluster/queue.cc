@@ -135,7 +135,8 @@ Result<Queue::Effect> Queue::JudgeEnd(const QueueRecord& record, const QueuedJob
   if (job.state == wanted) return Effect::kSaidBefore;
   const std::string what = "job " + NameAndId(job) + " ";
   if (job.state == State::kRefused) return InvalidArgument(what + "was refused when it was submitted; submit it again");
-  if (job.state == State::kDone) return InvalidArgument(what + "is done; there is nothing to " + Spelled(record.op));
+  // A job that is done may be put back: a repair can have opened its work again, which only its own ledger knows. That is for who says it to check.
+  if (job.state == State::kDone && record.op != Op::kRetry) return InvalidArgument(what + "is done; there is nothing to " + Spelled(record.op));
   if (wanted == State::kFailed && job.state != State::kQueued) return InvalidArgument(what + "is " + Spelled(job.state) + "; it cannot fail");
   return Effect::kChange;
 }

@@ -186,6 +186,39 @@ def one(w, rng, damage, name, *options):
     return mended
 
 
+def beyond_repair(w):
+    """A job record, a FORMAT: said so, nothing is touched, and what is advised works."""
+    run, out = w.path("finished.run"), w.path("finished")
+    form, first = os.path.join(run, "FORMAT"), os.path.join(run, "log/job/00000000.seg")
+    for path, code in ((form, LEFT), (first, LEFT | LOST)):
+        kept = read(path)
+        for damage in (lambda: rewrite(path, kept[:-1]), lambda: os.unlink(path)):
+            damage()
+            before = tree(run, out)
+            p = fsck(run, "--repair", "--salvage")
+            assert p.returncode == code, f"{path}: {p.stdout}"
+            assert tree(run, out) == before, f"{path}: a repair that cannot help has changed something"
+            assert ("copy FORMAT from any other run directory" if path == form else f"mv {run} {run}.lost") in p.stdout, p.stdout
+            resumed = h.run([h.JOBCTL, "resume", run, "--device", "cpu"])
+            assert resumed.returncode in (1, 2) and resumed.stderr, resumed
+            if os.path.exists(path):
+                os.unlink(path)
+            shutil.copy(os.path.join(w.path("golden.run"), "FORMAT"), path) if path == form else rewrite_new(path, kept)
+            assert fsck(run).returncode == 0
+    # Without a copy of the job record: as the advice says.
+    os.unlink(first)
+    os.rename(run, run + ".lost")
+    shutil.rmtree(out)
+    h.run(w.args("finished", *STAGES), check=0)
+    w.assert_golden("finished")
+    print("  a lost FORMAT and a lost job record: said so, and the advice works", flush=True)
+
+
+def rewrite_new(path, data):
+    with open(path, "wb") as f:
+        f.write(data)
+
+
 SALVAGED = re.compile(r"^salvaged: (\d+) records of lost slots", re.M)
 
 
@@ -197,8 +230,8 @@ def main():
     done = salvaged = 0
     with h.Workspace("repair") as w:
         w.make_golden()
-        # Half-done: stage 2 finds no space for its third sample, so that everything stops there.
-        h.run(w.args("half-done", *STAGES), env={"HOLDFAST_FAIL": "publish.P2@stage.02:4=enospc"}, check=75)
+        # Half-done: stage 2 finds no space for its third sample (behind a claim and two phases), so that everything stops there.
+        h.run(w.args("half-done", *STAGES), env={"HOLDFAST_FAIL": "publish.P2@stage.02:6=enospc"}, check=75)
         h.run(w.args("finished", *STAGES), check=0)
         for name, kinds in (("half-done", LEDGER), ("finished", LEDGER + OUTPUT)):
             kept = [(w.path(name + end), w.path("kept-" + name + end)) for end in (".run", "")]
@@ -217,6 +250,7 @@ def main():
                     shutil.rmtree(path, ignore_errors=True)
                     if os.path.exists(copy):
                         shutil.copytree(copy, path)
+        beyond_repair(w)
     print(f"repair_test: {done} damages mended, taken back byte for byte, mended again and resumed to the same bytes; {salvaged} records of lost slots salvaged")
 
 

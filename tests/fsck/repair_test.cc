@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "ledger/base/process_identity.h"
 #include "tests/fsck/mending.h"
 
 namespace holdfast::testing {
@@ -310,6 +311,54 @@ TEST(FsckEnvironment, F093) {
   EXPECT_TRUE(Has(judge("hard"), "F093")) << "a remark about cached misses";
   EXPECT_EQ(judge("soft,lookupcache=pos").exit_status, kFsckErrorsLeft);
   EXPECT_EQ(judge("hard,nocto,lookupcache=pos").exit_status, kFsckErrorsLeft);
+}
+
+TEST(FsckEnvironment, F093OneNameForTwoClients) {
+  TinyRun run;
+  FsckOptions o;
+  o.mount_table = "99 21 0:50 / " + DirName(run.dir) + " rw shared:7 - nfs4 box:/export rw,vers=4.2,hard,lookupcache=pos\n";
+  o.host_name = "localhost";
+  EXPECT_TRUE(RunFsck(run.fs, run.dir, o).findings.empty()) << "no NFS client that could be asked";
+  o.nfs4_unique_id = "";
+  const FsckReport r = RunFsck(run.fs, run.dir, o);
+  EXPECT_EQ(r.exit_status, 0);
+  EXPECT_TRUE(Has(r, "F093")) << Text(r);
+  o.nfs4_unique_id = "6f1c";
+  EXPECT_TRUE(RunFsck(run.fs, run.dir, o).findings.empty());
+  o.nfs4_unique_id = "";
+  o.host_name = "spark1";
+  EXPECT_TRUE(RunFsck(run.fs, run.dir, o).findings.empty());
+  o.host_name = "localhost";
+  o.mount_table = "";
+  EXPECT_TRUE(RunFsck(run.fs, run.dir, o).findings.empty()) << "a local directory";
+}
+
+TEST(FsckEnvironment, F093TwoMachinesThatWorkedHereUnderOneName) {
+  TinyRun run({.until = Until::kSamples});
+  Incarnation other;
+  other.node = "test";
+  other.nonce = Nonce::Random();
+  other.hostname = ThisProcess().hostname;
+  other.machine_id = "another machine";
+  run.AppendSlot("stage.00", 1, {MakeControl({RecordClass::kIncarnation, 0, 7, 0, 0}, other.ToJson())});
+  FsckOptions o;
+  EXPECT_FALSE(Has(RunFsck(run.fs, run.dir, o), "F093"));
+  o.mount_table = "99 21 0:50 / " + DirName(run.dir) + " rw shared:7 - nfs4 box:/export rw,vers=4.2,hard,lookupcache=pos\n";
+  const FsckReport r = RunFsck(run.fs, run.dir, o);
+  EXPECT_TRUE(Has(r, "F093")) << Text(r);
+  EXPECT_EQ(r.exit_status, 0);
+}
+
+TEST(FsckEnvironment, F093AnExportThatForgets) {
+  TinyRun run;
+  const auto judge = [&](const std::string& table) {
+    FsckOptions o;
+    o.export_table = table;
+    return RunFsck(run.fs, run.dir, o).exit_status;
+  };
+  EXPECT_EQ(judge("/\t*(rw,sync,wdelay)\n"), 0);
+  EXPECT_EQ(judge("/elsewhere\t*(rw,async,wdelay)\n"), 0);
+  EXPECT_EQ(judge(DirName(run.dir) + "\t10.0.0.0/24(rw,async,wdelay)\n"), kFsckErrorsLeft);
 }
 
 // ---- the rules of repair itself ----

@@ -308,7 +308,7 @@ TEST(Queue, Transitions) {
   const std::vector<Case> cases = {
       {State::kQueued, done, State::kDone},       {State::kQueued, failed, State::kFailed},       {State::kQueued, cancel, State::kCancelled},
       {State::kQueued, retry, State::kQueued},    {State::kDone, done, State::kDone},             {State::kDone, failed, std::nullopt},
-      {State::kDone, cancel, std::nullopt},       {State::kDone, retry, std::nullopt},            {State::kFailed, done, State::kDone},
+      {State::kDone, cancel, std::nullopt},       {State::kDone, retry, State::kQueued},            {State::kFailed, done, State::kDone},
       {State::kFailed, failed, State::kFailed},   {State::kFailed, cancel, State::kCancelled},    {State::kFailed, retry, State::kQueued},
       {State::kCancelled, done, State::kDone},    {State::kCancelled, failed, std::nullopt},      {State::kCancelled, cancel, State::kCancelled},
       {State::kCancelled, retry, State::kQueued}, {State::kRefused, done, std::nullopt},          {State::kRefused, failed, std::nullopt},
