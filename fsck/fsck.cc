@@ -19,6 +19,7 @@ void BeginDeep(fsck::Context* c) {
 }
 
 void EndDeep(fsck::Context* c) {
+  if (c->paced != nullptr) c->paced->Disarm();   // the next job's log is read whole again
   if (c->memory == nullptr) return;
   c->report.bytes_known += c->memory->bytes_known();
   if ((c->report.exit_status & kFsckInterrupted) != 0) {

@@ -61,7 +61,7 @@ struct FsckOptions {
 // One job of a root, as its line in the report.
 struct FsckJob {
   std::string id, name;                // name: "" = none, or the queue cannot be read
-  std::string state;                   // of its ledger, as below; "missing": no run directory
+  std::string state;                   // of its ledger, as below; "missing": no run directory; "not checked": interrupted before
   std::string queued_as;               // of the queue: "queued", "done", "failed", "cancelled", "refused", "" = not in it
   int exit_status = 0;
   uint64_t findings = 0;               // errors and warnings

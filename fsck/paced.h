@@ -11,13 +11,14 @@
 
 namespace holdfast::fsck {
 
-// Before Arm() like what it forwards to. Afterwards each Read of a file waits for its turn (`rate` bytes a second over all threads; 0: at once)
+// Unless it is armed, like what it forwards to. Armed, each Read of a file waits for its turn (`rate` bytes a second over all threads; 0: at once)
 // and fails with kStopped once `stop` is true. Neither clock nor stop may be needed: null.
 class PacedFileSystem final : public ForwardingFileSystem {
  public:
   PacedFileSystem(FileSystem& fs, Clock* clock, uint64_t rate, const std::atomic<bool>* stop) : ForwardingFileSystem(fs), clock_(clock), rate_(rate), stop_(stop) {}
   Result<std::unique_ptr<ReadableFile>> Open(const std::string& path) override;
   void Arm() { armed_ = true; }
+  void Disarm() { armed_ = false; }
   bool stopped() const { return armed_ && stop_ != nullptr && *stop_; }
   Status Wait(uint64_t bytes);
 

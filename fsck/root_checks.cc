@@ -9,6 +9,7 @@ namespace holdfast::fsck {
 namespace {
 
 constexpr const char* kNodePrefix = "node.";
+constexpr const char* kNotChecked = "not checked";   // a deep check was interrupted before its turn
 
 const char* Spelled(QueuedJob::State state) {
   constexpr const char* kNames[] = {"queued", "done", "failed", "cancelled", "refused"};
@@ -118,7 +119,10 @@ class JobChecker {
     std::vector<std::string> there = Listed();
     for (FsckJob& job : queued_) {
       const auto at = std::find(there.begin(), there.end(), job.id);
-      if (at == there.end()) {
+      if (Interrupted()) {
+        job.state = kNotChecked;
+        if (at != there.end()) there.erase(at);
+      } else if (at == there.end()) {
         Missing(&job);
       } else {
         Check(&job);
@@ -129,13 +133,19 @@ class JobChecker {
     for (const std::string& id : there) {
       FsckJob job;
       job.id = id;
-      Check(&job);
+      if (Interrupted()) {
+        job.state = kNotChecked;
+      } else {
+        Check(&job);
+      }
       root_.report.jobs.push_back(job);
       if (queue_read_) root_.Add("F090", FsckSeverity::kInfo, "jobs/" + id, "no submission refers to it: `jobctl submit` is at work, or died before it was said", "");
     }
   }
 
  private:
+  bool Interrupted() const { return (root_.report.exit_status & kFsckInterrupted) != 0; }
+
   void ReadQueue() {
     if (!root_.log.job_id) return;
     Queue queue(root_.fs, RootLayout(dir_), *root_.log.job_id);

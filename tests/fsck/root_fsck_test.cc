@@ -99,6 +99,30 @@ TEST(FsckRoot, AnEmptyRootIsClean) {
   EXPECT_THAT(Text(r), HasSubstr("root of 0 jobs; clean"));
 }
 
+// What is not read any more is not judged either.
+TEST(FsckRoot, AnInterruptedDeepCheckFindsNoDamageThatIsNotThere) {
+  TestRoot root;
+  TinyRun first(root.Job()), second(root.Job());
+  for (const TinyRun* run : {&first, &second}) root.Say(Op::kSubmit, run->id());
+  TempDir cache;
+  std::atomic<bool> stop{false};
+  FsckOptions o;
+  o.deep = true;
+  o.clock = &root.clock;
+  o.cache_dir = cache.path();
+  o.stop = &stop;
+  o.on_progress = [&](uint64_t done, uint64_t) { stop = stop || done > 0; };
+  const FsckReport r = RunFsck(root.fs, root.layout.root(), o);
+  EXPECT_EQ(r.exit_status, kFsckInterrupted) << Text(r);
+  ASSERT_EQ(r.jobs.size(), 2u);
+  EXPECT_EQ(r.jobs[1].state, "not checked");
+  o.on_progress = nullptr;
+  stop = false;
+  const FsckReport again = RunFsck(root.fs, root.layout.root(), o);
+  EXPECT_EQ(again.exit_status, 0) << Text(again);
+  EXPECT_GT(again.bytes_known, 0u);
+}
+
 TEST(FsckRoot, QueueNodesAndJobsAreSummedUp) {
   TestRoot root;
   TinyRun done(root.Job()), half(root.Job(Until::kSamples));
