@@ -50,6 +50,7 @@ JobBoard::Job JobBoard::MakeJob(const QueuedJob& queued) const {
   o.self = others_.self();
   o.policy = options_.policy;
   o.policy.job = id;
+  o.policy.gather_ns = std::max(o.policy.gather_ns, others_.Pace().gather_ns);
   o.stages_given = !queued.submit.shard_layers.empty();
   o.on = queued.submit.on;
   o.reproducible = queued.submit.reproducible;

@@ -27,8 +27,8 @@ const char* Word(TaskState state) {
 class Daemon {
  public:
   Daemon(Process& self, SimNode& node)
-      : self_(self), node_(node), files_(node, self), clock_(node.cluster.world, self, node.options.wall_skew_s), driver_(files_.fs(), clock_, RunLayout(kRunDir), Options()),
-        pace_(BeatPaceOf(node.cluster.nodes.size())), election_(node.name(), pace_.silence_ns, kStepNs) {}
+      : self_(self), node_(node), files_(node, self), clock_(node.cluster.world, self, node.options.wall_skew_s), pace_(BeatPaceOf(node.cluster.nodes.size())),
+        driver_(files_.fs(), clock_, RunLayout(kRunDir), Options()), election_(node.name(), pace_.silence_ns, kStepNs) {}
 
   void Run() {
     self_.Sleep(node_.kernel.random.Below(kRoundNs));
@@ -49,7 +49,7 @@ class Daemon {
     o.self.numerics = kNumerics;
     o.self.version = "sim";
     const ClusterOptions& c = node_.cluster.options;
-    o.policy = {.suspect_ns = c.suspect_ns, .tenure_ns = c.tenure_ns, .gather_ns = c.gather_ns, .version = "sim", .job = "JOB"};
+    o.policy = {.suspect_ns = c.suspect_ns, .tenure_ns = c.tenure_ns, .gather_ns = std::max(c.gather_ns, pace_.gather_ns), .version = "sim", .job = "JOB"};
     o.stages_given = !c.shape.cut.empty();
     o.on_say = [this](const std::string& text) { node_.cluster.world.Trace(self_.name(), text); };
     return o;
@@ -183,8 +183,8 @@ class Daemon {
   SimNode& node_;
   ProcessFiles files_;
   NodeClock clock_;
-  JobDriver driver_;
   BeatPace pace_;
+  JobDriver driver_;
   Election election_;
   uint64_t count_ = 0, claimed_at_ = 0;
   std::map<StageId, uint32_t> given_up_at_;
