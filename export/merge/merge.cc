@@ -127,6 +127,7 @@ class Merge {
       const OutputFile& file = output_.files[i];
       const std::string path = JoinPath(job_.out, file.name);
       const auto info = fs_.Stat(path);
+      if (!info.ok() && info.code() != ErrorCode::kNotFound) return info.error();
       const auto row = listed.find(file.name);
       const auto written = state_.merge_written().find(i);
       const bool agrees = written == state_.merge_written().end() ||

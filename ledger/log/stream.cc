@@ -177,12 +177,16 @@ Status StreamReader::Poll(const std::function<Status(const Record&, const Slot&)
   std::vector<uint32_t>& fresh = listed.fresh;
   while (!fresh.empty() && state_.next_seq <= fresh.back()) {
     if (!std::binary_search(fresh.begin(), fresh.end(), state_.next_seq)) {
-      // A listing is no snapshot: it may miss a name and yet show a later one. A second one that begins now cannot.
+      // A listing is no snapshot: it may miss a name and yet show a later one. A second one that begins now cannot, unless the kernel
+      // answers from its cache; so a name counts as missing only if it cannot be opened either.
+      const uint32_t last = fresh.back();
       HOLDFAST_ASSIGN(listed, ListSlots(fs_, dir, state_.next_seq));
-      if (fresh.empty() || fresh.front() != state_.next_seq) return BadSlot(layout_, stream_, state_.next_seq, "missing, though later slots exist");
+      if (fresh.empty()) fresh.push_back(last);
     }
+    const bool is_listed = std::binary_search(fresh.begin(), fresh.end(), state_.next_seq);
     Digest prev;
     const auto slot = ReadSlot(fs_, layout_, stream_, state_.next_seq, job_, &prev);
+    if (slot.code() == ErrorCode::kNotFound && !is_listed) return BadSlot(layout_, stream_, state_.next_seq, "missing, though later slots exist");
     if (slot.code() == ErrorCode::kNotFound) return OkStatus();  // listed, but still hidden by a negative dentry: next time
     if (!slot.ok()) return slot.error();
     HOLDFAST_TRY(Take(*slot, prev, on_record));

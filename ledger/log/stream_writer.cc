@@ -19,6 +19,7 @@
 namespace holdfast {
 
 constexpr int kRoundsMax = 1000;  // slots that may be lost to others in one call
+constexpr uint64_t kHiddenStepMs = 500, kHiddenMaxMs = 35'000;   // a negative lookup lives for 30 s
 constexpr uint64_t kRebootNs = 5'000'000'000;  // no machine is back sooner; within it the server remembers what it acknowledged
 
 struct StreamWriter::Landing {
@@ -134,13 +135,17 @@ Status StreamWriter::LookBack() {
   return LedgerRegression(layout_, stream_, seq, last.ok() ? "is another one than before" : last.code() == ErrorCode::kCorrupt ? "was whole and is damaged" : "was there and is gone");
 }
 
-// What lies at `seq`. A name that is listed but cannot be opened is there all the same: kTransient.
+// What lies at `seq`. A name that is listed but cannot be opened is there all the same: kTransient, when waiting did not help.
 Result<Slot> StreamWriter::LookAt(uint32_t seq, Digest* prev) {
-  auto slot = ReadSlot(fs_, layout_, stream_, seq, options_.job, prev);
-  if (slot.code() != ErrorCode::kNotFound) return slot;
-  HOLDFAST_ASSIGN(const auto names, fs_.List(layout_.StreamDir(stream_)));
   const std::string name = BaseName(layout_.Slot(stream_, seq));
-  if (!std::binary_search(names.begin(), names.end(), name)) return slot;
+  for (uint64_t waited_ms = 0;; waited_ms += kHiddenStepMs) {
+    auto slot = ReadSlot(fs_, layout_, stream_, seq, options_.job, prev);
+    if (slot.code() != ErrorCode::kNotFound) return slot;
+    HOLDFAST_ASSIGN(const auto names, fs_.List(layout_.StreamDir(stream_)));
+    if (!std::binary_search(names.begin(), names.end(), name)) return slot;
+    if (!options_.sleep || waited_ms >= kHiddenMaxMs) break;
+    options_.sleep(kHiddenStepMs);
+  }
   return MakeError(ErrorCode::kTransient, layout_.Slot(stream_, seq) + ": is listed but cannot be opened yet; try again");
 }
 

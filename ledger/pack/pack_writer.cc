@@ -117,9 +117,11 @@ Status PackWriter::Impl::PublishSealed() {
   if (!published.ok()) {
     if (!tried) return published;
     const auto ours = Holds(fs, path, sealed->bytes());
-    if (!ours.ok()) return published;
-    options.replace = !*ours;
-    HOLDFAST_TRY(*ours ? fs.SyncDir(DirName(path)) : Publish(fs, path, {sealed->bytes()}, options));
+    // Taken, and yet not to be opened: hidden behind a negative lookup. Whatever it holds, it should hold these bytes.
+    const bool hidden = ours.code() == ErrorCode::kNotFound && published.code() == ErrorCode::kAlreadyExists;
+    if (!ours.ok() && !hidden) return published;
+    options.replace = hidden || !*ours;
+    HOLDFAST_TRY(!options.replace ? fs.SyncDir(DirName(path)) : Publish(fs, path, {sealed->bytes()}, options));
   }
   done.push_back(std::move(current));
   current = {};

@@ -3,6 +3,7 @@
 // The plan of a model (units, sites, sets, exclude list), and its binding to a source checkpoint.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "calib/model/decoder.h"
 #include "calib/model/exclude.h"
@@ -138,7 +139,7 @@ class Bind : public testing::Test {
     const SafetensorsLayout layout = LayOutSafetensors(std::move(tensors));
     Bytes file = layout.header;
     file.resize(layout.file_size);
-    const std::string dir = testing::TempDir() + "holdfast_bind";
+    const std::string dir = testing::TempDir() + "holdfast_bind_" + std::to_string(getpid());   // tests run side by side
     EXPECT_TRUE(fs_.MakeDirs(dir).ok());
     auto out = fs_.Create(dir + "/model.safetensors", 0644);
     EXPECT_TRUE((*out)->Append(file).ok() && (*out)->Close().ok());

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <thread>
 
+#include "ledger/base/forwarding_file_system.h"
 #include "ledger/base/sim_file_system.h"
 #include "tests/ledger/ledger_testing.h"
 
@@ -198,6 +199,28 @@ TEST(Pack, ADamagedFileUnderItsNameIsReplaced) {
     f.fs.Crash();
     HOLDFAST_EXPECT_OK(VerifyPack(f.fs, f.layout, p.packs[0]));
   }
+}
+
+// Found by holdfast-sim, seed 11552: the name was taken and could not be opened, so every node refused the stage for good.
+TEST(Pack, AFileThatALookupHidesIsReplaced) {
+  class Hiding : public ForwardingFileSystem {
+   public:
+    using ForwardingFileSystem::ForwardingFileSystem;
+    std::string hidden;
+    Result<std::unique_ptr<ReadableFile>> Open(const std::string& path) override {
+      if (path == hidden) return NotFound(path + ": hidden");
+      return fs_.Open(path);
+    }
+  };
+  Fixture f;
+  const std::vector<std::pair<Codec, Bytes>> content = {{Codec::kStored, RandomBytes(3000, 1)}};
+  const Packed p = PackSome(f.fs, f.layout, content);
+  Hiding fs(f.fs);
+  fs.hidden = f.layout.Pack(p.packs[0].root);
+  const Packed again = PackSome(fs, f.layout, content);
+  ASSERT_EQ(again.packs.size(), 1u);
+  EXPECT_EQ(again.packs[0].root, p.packs[0].root);
+  HOLDFAST_EXPECT_OK(VerifyPack(f.fs, f.layout, p.packs[0]));
 }
 
 TEST(Pack, ASoundFileUnderItsNameIsLeftAlone) {

@@ -526,5 +526,61 @@ TEST(StreamCrash, TheAlarmRingsOnALyingDisk) {
   EXPECT_GT(alarms, 20);
 }
 
+// ---- what a kernel's caches hide ----
+
+// A client whose cached listing lacks a name that was linked meanwhile, or whose lookup of one name fails for a while.
+class Forgetful : public ForwardingFileSystem {
+ public:
+  using ForwardingFileSystem::ForwardingFileSystem;
+  std::string unlisted, hidden;
+  int hidden_for = 0;   // opens
+  Result<std::vector<std::string>> List(const std::string& path) override {
+    auto names = fs_.List(path);
+    if (names.ok()) std::erase(*names, unlisted);
+    return names;
+  }
+  Result<std::unique_ptr<ReadableFile>> Open(const std::string& path) override {
+    if (path == hidden && hidden_for-- > 0) return NotFound(path + ": hidden");
+    return fs_.Open(path);
+  }
+};
+
+// Found by holdfast-sim, seed 14090: both listings came from one cache, and the reader called a slot missing that it could have opened.
+TEST(StreamCaches, ANameThatTwoListingsLackIsOpenedBeforeItCountsAsMissing) {
+  World w;
+  const auto owner = w.ClaimOk(1);
+  for (uint32_t i = 0; i < 4; ++i) HOLDFAST_ASSERT_OK(owner->writer->Append({Note(i)}));
+  Forgetful fs(w.fs);
+  fs.unlisted = "00000002.seg";
+  StreamReader reader(fs, w.layout, kStream, w.job);
+  HOLDFAST_EXPECT_OK(reader.Poll(nullptr));
+  EXPECT_EQ(reader.state().next_seq, 5u);
+
+  HOLDFAST_ASSERT_OK(w.fs.Unlink(w.layout.Slot(kStream, 2)));
+  StreamReader strict(w.fs, w.layout, kStream, w.job);
+  EXPECT_EQ(strict.Poll(nullptr).code(), ErrorCode::kCorrupt);
+}
+
+// Found by holdfast-sim, seed 44920: a worker that could not open a listed slot gave up four times within two seconds, and the job failed.
+TEST(StreamCaches, AHiddenSlotIsWaitedForByWhoeverCan) {
+  World w;
+  { const auto former = w.ClaimOk(1); }
+  Forgetful fs(w.fs);
+  fs.hidden = w.layout.Slot(kStream, 0);
+  uint64_t waited_ms = 0;
+  StreamWriter::Options patient = w.OptionsOf(2), busy = w.OptionsOf(3);
+  patient.sleep = [&](uint64_t ms) { waited_ms += ms; };
+  fs.hidden_for = 1000;
+  StreamReader early(fs, w.layout, kStream, w.job);
+  EXPECT_EQ(StreamWriter::Open(fs, w.layout, w.clock, &early, nullptr, busy).code(), ErrorCode::kTransient);
+  fs.hidden_for = 20;
+  StreamReader reader(fs, w.layout, kStream, w.job);
+  const auto writer = StreamWriter::Open(fs, w.layout, w.clock, &reader, nullptr, patient);
+  HOLDFAST_ASSERT_OK(writer);
+  EXPECT_EQ((*writer)->epoch(), 2u);
+  EXPECT_GT(waited_ms, 0u);
+  EXPECT_LT(waited_ms, 35'000u);
+}
+
 }  // namespace
 }  // namespace holdfast

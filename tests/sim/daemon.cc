@@ -135,9 +135,8 @@ class Daemon {
     const auto failed = driver_.Coordinate(Nodes());
     if (failed.code() == ErrorCode::kFenced) return OkStatus();
     if (!failed.ok()) return failed.error();
-    if (number() != before) {
-      node_.cluster.Acknowledged({RunLayout::JobStream(), epoch, {.cls = RecordClass::kAssignment, .stage = 0, .a = number() - 1}});
-    }
+    // Ours has the number that was next before; what lies behind it was read on the way, and is somebody else's.
+    if (number() != before) node_.cluster.Acknowledged({RunLayout::JobStream(), epoch, {.cls = RecordClass::kAssignment, .stage = 0, .a = before}});
     if (!*failed) return OkStatus();
     node_.cluster.JobFailed(**failed);
     return driver_.Release("failed");

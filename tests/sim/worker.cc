@@ -20,10 +20,11 @@ namespace {
 
 constexpr uint64_t kTickNs = 100 * kMs, kDrainNs = 20 * kSecond;
 
-StreamWriter::Options ClaimAs(const RunState& state, const Incarnation& self, const std::string& reason) {
+StreamWriter::Options ClaimAs(const RunState& state, const Incarnation& self, const std::string& reason, Clock& clock) {
   StreamWriter::Options o;
   o.job = state.job().uuid;
   o.claim = {.epoch = 0, .incarnation = self.nonce, .node = self.node, .reason = reason, .pid = self.pid, .numerics = self.numerics};
+  o.sleep = [&clock](uint64_t ms) { clock.SleepMs(ms); };
   return o;
 }
 
@@ -76,7 +77,7 @@ class Worker {
     const std::string stream = Stream();
     HOLDFAST_ASSIGN(writer_, StreamWriter::Open(fs_, state_.layout(), clock_, state_.ReaderOf(stream),
                                                 [this, stream](const Record& r, const Slot& s) { return state_.Apply(stream, r, s); },
-                                                ClaimAs(state_, me_, task_.reason),
+                                                ClaimAs(state_, me_, task_.reason, clock_),
                                                 {MakeControl({.cls = RecordClass::kIncarnation, .stage = stage_.stage.value}, me_.ToJson())}));
     Acknowledge({.cls = RecordClass::kClaim, .stage = 0, .a = static_cast<uint32_t>(writer_->epoch())});
     task_.commits = 0;
@@ -271,7 +272,7 @@ Status MergeMain(Process& self, SimNode& node, SimTask& task) {
   const std::string stream = RunLayout::MergeStream();
   HOLDFAST_ASSIGN(const auto writer, StreamWriter::Open(fs, state.layout(), clock, state.ReaderOf(stream),
                                                         [&](const Record& r, const Slot& s) { return state.Apply(stream, r, s); },
-                                                        ClaimAs(state, me, task.reason), {MakeControl({.cls = RecordClass::kIncarnation}, me.ToJson())}));
+                                                        ClaimAs(state, me, task.reason, clock), {MakeControl({.cls = RecordClass::kIncarnation}, me.ToJson())}));
   const auto acknowledge = [&](const RecordKey& key) { ++task.commits, node.cluster.Acknowledged({stream, writer->epoch(), key}); };
   acknowledge({.cls = RecordClass::kClaim, .stage = 0, .a = static_cast<uint32_t>(writer->epoch())});
   MergeOptions options;
