@@ -59,7 +59,7 @@ class MergeJob {
     StreamWriter::Options options;
     options.job = state_.job().uuid;
     options.claim = {.epoch = 0, .incarnation = self.nonce, .node = args_.node, .reason = args_.reason, .pid = self.pid, .numerics = {}};
-    options.sleep = [](uint64_t ms) { RealClock().SleepMs(ms); };
+    options.wait = [](uint64_t ms) { RealClock().SleepMs(ms); };
     const std::string stream = RunLayout::MergeStream();
     HOLDFAST_ASSIGN(const auto writer, StreamWriter::Open(fs_, state_.layout(), clock_, state_.ReaderOf(stream),
                                                           [&](const Record& r, const Slot& s) { return state_.Apply(stream, r, s); }, options,

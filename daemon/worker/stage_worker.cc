@@ -158,7 +158,7 @@ Status StageWorker::Impl::Open() {
   options.claim.reason = args.reason;
   options.claim.pid = self.pid;
   options.claim.numerics = self.numerics;
-  options.sleep = [](uint64_t ms) { RealClock().SleepMs(ms); };
+  options.wait = [](uint64_t ms) { RealClock().SleepMs(ms); };
   const std::string stream = RunLayout::StageStream(stage.stage);
   HOLDFAST_TRY(fs.MakeDirs(state.layout().TmpDir(self.nonce)));
   HOLDFAST_ASSIGN(writer, StreamWriter::Open(

@@ -88,7 +88,7 @@ class StreamWriter {
     std::function<Status()> before_try;
     // Waits. A slot that is listed may be hidden behind a negative lookup for as long as the kernel keeps one (30 s); who has nothing better
     // to do waits for it. Null: kTransient at once.
-    std::function<void(uint64_t ms)> sleep;
+    std::function<void(uint64_t ms)> wait;
   };
   // Folds the stream through `reader` (every record goes to `on_record`, to the reader's sink if that is null), then appends a CLAIM (plus `with_claim` records in
   // the same slot: J and so on for a new job). First slot of a new stream: seq 0.

@@ -143,8 +143,8 @@ Result<Slot> StreamWriter::LookAt(uint32_t seq, Digest* prev) {
     if (slot.code() != ErrorCode::kNotFound) return slot;
     HOLDFAST_ASSIGN(const auto names, fs_.List(layout_.StreamDir(stream_)));
     if (!std::binary_search(names.begin(), names.end(), name)) return slot;
-    if (!options_.sleep || waited_ms >= kHiddenMaxMs) break;
-    options_.sleep(kHiddenStepMs);
+    if (!options_.wait || waited_ms >= kHiddenMaxMs) break;
+    options_.wait(kHiddenStepMs);
   }
   return MakeError(ErrorCode::kTransient, layout_.Slot(stream_, seq) + ": is listed but cannot be opened yet; try again");
 }

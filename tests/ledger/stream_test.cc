@@ -569,7 +569,7 @@ TEST(StreamCaches, AHiddenSlotIsWaitedForByWhoeverCan) {
   fs.hidden = w.layout.Slot(kStream, 0);
   uint64_t waited_ms = 0;
   StreamWriter::Options patient = w.OptionsOf(2), busy = w.OptionsOf(3);
-  patient.sleep = [&](uint64_t ms) { waited_ms += ms; };
+  patient.wait = [&](uint64_t ms) { waited_ms += ms; };
   fs.hidden_for = 1000;
   StreamReader early(fs, w.layout, kStream, w.job);
   EXPECT_EQ(StreamWriter::Open(fs, w.layout, w.clock, &early, nullptr, busy).code(), ErrorCode::kTransient);

@@ -24,7 +24,7 @@ StreamWriter::Options ClaimAs(const RunState& state, const Incarnation& self, co
   StreamWriter::Options o;
   o.job = state.job().uuid;
   o.claim = {.epoch = 0, .incarnation = self.nonce, .node = self.node, .reason = reason, .pid = self.pid, .numerics = self.numerics};
-  o.sleep = [&clock](uint64_t ms) { clock.SleepMs(ms); };
+  o.wait = [&clock](uint64_t ms) { clock.SleepMs(ms); };
   return o;
 }
 
