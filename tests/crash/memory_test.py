@@ -77,7 +77,7 @@ def window():
                 w.fsck(name)
                 status = h.run([h.JOBCTL, "status", w.path(name) + ".run", "--json"], check=0).stdout
                 assert "out_of_memory" in status, status
-                print("memory_test: OOM-killed, restarted smaller, same bytes")
+                print(f"memory_test window: {ooms} OOM kills under {limit >> 20} MiB, restarted smaller, same bytes")
                 return 0
             if p.returncode != 0:
                 assert p.returncode in (1, 75), f"exit {p.returncode}: {p.stderr[-2000:]}"
