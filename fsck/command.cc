@@ -19,13 +19,6 @@ namespace {
 std::atomic<bool> g_stop{false};   // a signal handler can reach nothing but globals
 void OnSignal(int) { g_stop.store(true); }
 
-void CatchSignals() {
-  struct sigaction action {};
-  action.sa_handler = OnSignal;
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
-}
-
 // Of this user; "" where he has no home.
 std::string CacheDir() {
   for (const auto& [name, below] : {std::pair("XDG_CACHE_HOME", "/holdfast"), std::pair("HOME", "/.cache/holdfast")}) {
@@ -79,7 +72,7 @@ class Command {
   }
 
   int Check() {
-    if (r_.options.check.deep) CatchSignals();   // else there is nothing to go on with
+    if (r_.options.check.deep) (void)StopOnSignals();   // else there is nothing to go on with
     const FsckReport report = RunFsck(fs_, r_.dir, r_.options.check);
     if (r_.json) {
       Print(FsckReportToJson(r_.dir, report));
@@ -90,7 +83,7 @@ class Command {
   }
 
   int Repair() {
-    CatchSignals();
+    (void)StopOnSignals();
     const RepairReport report = RunRepair(fs_, clock_, r_.dir, r_.options);
     if (r_.json) {
       Json j = {{"schema", 1}, {"run", r_.dir}, {"dry_run", r_.dry_run}, {"exit_status", report.exit_status}, {"before", FsckReportToJson(r_.dir, report.before)},
@@ -131,6 +124,14 @@ class Command {
 };
 
 }  // namespace
+
+const std::atomic<bool>* StopOnSignals() {
+  struct sigaction action {};
+  action.sa_handler = OnSignal;
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+  return &g_stop;
+}
 
 int RunFsckCommand(FsckRequest request) { return Command(std::move(request)).Run(); }
 

@@ -3,6 +3,7 @@
 // The command that `jobctl fsck` and `fsck.holdfast` are: what to do with a directory, and how it is told.
 #pragma once
 
+#include <atomic>
 #include <string>
 
 #include "fsck/repair.h"
@@ -20,5 +21,8 @@ struct FsckRequest {
 // Prints to standard output (progress to standard error, on a terminal) and returns the exit status. SIGINT and SIGTERM end a repair between
 // two steps.
 int RunFsckCommand(FsckRequest request);
+
+// From now on SIGINT and SIGTERM only set what is returned.
+const std::atomic<bool>* StopOnSignals();
 
 }  // namespace holdfast

@@ -1,42 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // jobctl gc: removes what finished and cancelled jobs no longer need. What may go is decided in fsck/gc.h.
-#include <signal.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <thread>
 
+#include "fsck/command.h"
 #include "fsck/gc.h"
 #include "jobctl/options.h"
 #include "jobctl/preflight.h"
 #include "ledger/base/printable.h"
 
 namespace holdfast {
-namespace {
-
-std::atomic<bool> g_stop{false};   // a signal handler can reach nothing but globals
-void OnSignal(int) { g_stop.store(true); }
-
-void CatchSignals() {
-  struct sigaction action {};
-  action.sa_handler = OnSignal;
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
-}
-
-}  // namespace
-
 int GcCommand(const GcOptionsCli& options) {
-  CatchSignals();
   PosixFileSystem fs;
   RealClock clock;
   GcOptions o;
   o.dry_run = options.dry_run;
   o.quarantine = options.quarantine;
   o.threads = std::max(1u, std::thread::hardware_concurrency());
-  o.stop = &g_stop;
+  o.stop = StopOnSignals();
   if (!options.json) o.on_line = [](const std::string& line) { std::printf("%s\n", Printable(line).c_str()), std::fflush(stdout); };
   const std::string dir = AbsolutePath(options.dir);
   const auto report = RunGc(fs, clock, dir, o);
