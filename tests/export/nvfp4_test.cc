@@ -383,6 +383,48 @@ TEST_P(Kernels, UnalignedInput) {
 INSTANTIATE_TEST_SUITE_P(Types, Kernels, testing::Values(DType::kBF16, DType::kF16, DType::kF32),
                          [](const auto& info) { return std::string(DTypeName(info.param)); });
 
+// Weights a few units in the last place around every boundary of the element format, under divisors of any mantissa: where counting
+// thresholds instead of dividing would go wrong first.
+TEST_P(Kernels, EqualTheReferenceAroundEveryBoundary) {
+  const DType type = GetParam();
+  const auto store = [&](float v, Bytes* out) {
+    if (type == DType::kF32) PutLe(out, std::bit_cast<uint32_t>(v));
+    if (type == DType::kBF16) PutLe(out, static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16));
+    // f16 bits of a value in its normal range, truncated
+    if (type == DType::kF16) PutLe(out, static_cast<uint16_t>((std::bit_cast<uint32_t>(v) - (112u << 23)) >> 13));
+  };
+  std::mt19937 random(8);
+  std::uniform_real_distribution<float> mantissa(1.0f, 2.0f);
+  const float kBoundaries[] = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
+  for (int round = 0; round < 4000; ++round) {
+    const float top = round % 16 == 0 ? 1.0f : mantissa(random);   // the block's maximum: one block, so it decides the divisor
+    const float scale2 = type == DType::kF16 ? mantissa(random) * 0x1p-6f
+                                             : std::ldexp(mantissa(random), static_cast<int>(random() % 120) - 90);
+    const float d = E4m3ToFloat(FloatToE4m3(top)) * scale2;
+    Bytes data;
+    store(top * (6.0f * scale2), &data);
+    for (int i = 1; i < 16; ++i) {
+      const uint32_t bits = std::bit_cast<uint32_t>(kBoundaries[random() % 7] * d);
+      const uint32_t step = type == DType::kF32 ? 1 : type == DType::kBF16 ? 1u << 16 : 1u << 13;
+      store(std::bit_cast<float>(bits + static_cast<uint32_t>(random() % 5) * step - 2 * step), &data);
+    }
+    CompareKernels(type, 1, 16, data, scale2);
+    if (HasFatalFailure()) return;
+  }
+}
+
+// Divisors at and beyond the ends of the thresholds' range, and weights that only just keep their sign.
+TEST(Kernels, DivisorsAtTheEndsOfTheRange) {
+  for (const float d : {0x1p-100f, 0x1p-101f, 0x1.8p-126f, 0x1p-140f, 0x1p17f, 0x1.8p23f, 0x1p24f, 0x1p60f}) {
+    Bytes data;
+    for (const float v : {6 * d, -0x1p-133f, 0x1p-133f, -0x1p-149f, -0x1.8p-127f, -0.0f, -d * 0x1p-126f, d * 0.25f, -d * 0.25f, d, -d, 2 * d,
+                          -3 * d, 4 * d, -5 * d, 5.5f * d}) {
+      PutLe(&data, std::bit_cast<uint32_t>(v));
+    }
+    CompareKernels(DType::kF32, 1, 16, data, d);
+  }
+}
+
 // Every bf16 value as a weight under a scale of 1: the whole input space of the element path.
 TEST(Kernels, EveryBf16Value) {
   Bytes data;
