@@ -8,7 +8,7 @@ if(NOT HOLDFAST_CUDA STREQUAL "OFF")
     set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)
   endif()
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 86-real 90-real 120-virtual)
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 90-real 100-real 120-real 120-virtual)  # A100 to GB10 (sm_121 runs sm_120), later ones from PTX
   endif()
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// NVFP4 quantization on the device. One thread owns one block of 16: two or four 16-byte loads, one 8-byte store of codes and
-// one scale byte, so a warp reads and writes contiguous memory and nothing is shared between threads. Every float operation
-// that rounds is written as its _rn intrinsic; the file is compiled with --fmad=false -prec-div=true -ftz=false all the same.
+// NVFP4 quantization on the device. One thread owns one block of 16: two or four 16-byte loads, one 8-byte store of codes, one scale byte.
+// What bounds it, once memory does not, are integer operations; so codes are found by comparing with exact thresholds
+// (nvfp4_thresholds.h) instead of dividing, two 16-bit weights in one subtraction. Every float operation that rounds is written as its
+// _rn intrinsic; the file is compiled with --fmad=false -prec-div=true -ftz=false all the same.
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "export/nvfp4/nvfp4_cuda.h"
+#include "export/nvfp4/nvfp4_thresholds.h"
 
 namespace holdfast {
 namespace {
@@ -16,48 +18,39 @@ namespace {
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kBlock = 16;
 
+// A source type. Two 16-bit values lie in one word, the even column in its low half. Floors: the largest value of the type that is not
+// above a float >= 0, given by its bits, in both halves.
 template <DType kType>
-struct Loader;
+struct Element;
 
 template <>
-struct Loader<DType::kBF16> {
-  static constexpr uint32_t kBytes = 2, kAbs = 0x7fff;
+struct Element<DType::kBF16> {
+  static constexpr uint32_t kBytes = 2;
+  static constexpr float kDivisorEnd = 0x1p17f;   // below it, no bf16 has a quotient that rounds to zero
   __device__ static float ToFloat(uint32_t bits) { return __uint_as_float(bits << 16); }
+  __device__ static uint32_t Floors(int32_t bits) { return __byte_perm(static_cast<uint32_t>(bits), 0, 0x3232); }
 };
 template <>
-struct Loader<DType::kF16> {
-  static constexpr uint32_t kBytes = 2, kAbs = 0x7fff;
+struct Element<DType::kF16> {
+  static constexpr uint32_t kBytes = 2;
+  static constexpr float kDivisorEnd = 0x1p24f;
   __device__ static float ToFloat(uint32_t bits) {  // rebased exponent: exact, subnormals included
     return __uint_as_float(
         __float_as_uint(__fmul_rn(__uint_as_float((bits & 0x7fff) << 13), 0x1p112f)) |
         (bits & 0x8000) << 16);
   }
+  __device__ static uint32_t Floors(int32_t bits) {   // towards zero; 65504 above the largest
+    uint32_t halves;
+    asm("cvt.rz.f16x2.f32 %0, %1, %1;" : "=r"(halves) : "f"(__int_as_float(bits)));
+    return halves;
+  }
 };
 template <>
-struct Loader<DType::kF32> {
-  static constexpr uint32_t kBytes = 4, kAbs = 0x7fffffff;
+struct Element<DType::kF32> {
+  static constexpr uint32_t kBytes = 4;
+  static constexpr float kDivisorEnd = 0x1p24f;
   __device__ static float ToFloat(uint32_t bits) { return __uint_as_float(bits); }
 };
-
-// Bits of the 16 elements of one block.
-template <DType kType>
-__device__ void LoadBlock(const uint4* from, uint32_t (&w)[kBlock]) {
-  constexpr uint32_t kVectors = Loader<kType>::kBytes;  // 16 * bytes / 16
-#pragma unroll
-  for (uint32_t v = 0; v < kVectors; ++v) {
-    const uint4 q = from[v];
-    const uint32_t words[4] = {q.x, q.y, q.z, q.w};
-#pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) {
-      if constexpr (kVectors == 4) {
-        w[4 * v + i] = words[i];
-      } else {
-        w[8 * v + 2 * i] = words[i] & 0xffff;
-        w[8 * v + 2 * i + 1] = words[i] >> 16;
-      }
-    }
-  }
-}
 
 // E4M3 of s in [2^-9, 448]: the byte and its value.
 __device__ uint32_t RoundScale(float s, float* value) {
@@ -67,51 +60,169 @@ __device__ uint32_t RoundScale(float s, float* value) {
   return __float_as_uint(sum) - magic + (magic >> 20) - ((127 + 20 - 6) << 3);
 }
 
-__device__ uint32_t Code(float x) {
-  const float a = fabsf(x);
-  uint32_t code = !(a <= 5.0f);  // 5 and below: the other thresholds; NaN ends at 7
-  code += !(a <= 0.25f);
-  code += !(a < 0.75f);
-  code += !(a <= 1.25f);
-  code += !(a < 1.75f);
-  code += !(a <= 2.5f);
-  code += !(a < 3.5f);
+// What a block with this maximum is divided by; its scale's byte.
+__device__ float Divisor(float block_max, float scale2, uint32_t* byte) {
+  float s = __fdiv_rn(block_max, __fmul_rn(6.0f, scale2));
+  if (s == 0) s = 1.0f;
+  float scale;
+  *byte = RoundScale(fminf(fmaxf(s, 0x1p-9f), 448.0f), &scale);
+  return __fmul_rn(scale, scale2);
+}
+
+// By division: for divisors whose thresholds are no ordinary floats.
+__device__ uint32_t CodeByDivision(float w, float divisor) {
+  const float x = __fdiv_rn(w, divisor), a = fabsf(x);
+  const uint32_t code = !(a <= 0.25f) + !(a < 0.75f) + !(a <= 1.25f) + !(a < 1.75f) + !(a <= 2.5f) + !(a < 3.5f) + !(a <= 5.0f);
   return code | (x < 0 ? 8u : 0u);
 }
 
-template <DType kType>
-__global__ void QuantizeKernel(const uint4* __restrict__ weight, uint64_t blocks, float scale2,
-                               uint2* __restrict__ packed, uint8_t* __restrict__ scales) {
-  const uint64_t block = static_cast<uint64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (block >= blocks) return;
-  uint32_t w[kBlock];
-  LoadBlock<kType>(weight + block * Loader<kType>::kBytes, w);
-  uint32_t top = 0;
-#pragma unroll
-  for (uint32_t i = 0; i < kBlock; ++i) top = max(top, w[i] & Loader<kType>::kAbs);
-  float s = __fdiv_rn(Loader<kType>::ToFloat(top), __fmul_rn(6.0f, scale2));
-  if (s == 0) s = 1.0f;
-  s = fminf(fmaxf(s, 0x1p-9f), 448.0f);
-  float scale;
-  scales[block] = static_cast<uint8_t>(RoundScale(s, &scale));
-  const float d = __fmul_rn(scale, scale2);
-  uint32_t out[2] = {0, 0};
-#pragma unroll
-  for (uint32_t i = 0; i < kBlock; ++i)
-    out[i / 8] |= Code(__fdiv_rn(Loader<kType>::ToFloat(w[i]), d)) << (4 * (i % 8));
-  packed[block] = make_uint2(out[0], out[1]);
+// Bytes 1 and 3 of `a`, then of `b`, each as its highest bit repeated.
+__device__ uint32_t HighBits(uint32_t a, uint32_t b) {
+  uint32_t out;   // __byte_perm knows no repetition of signs
+  asm("prmt.b32 %0, %1, %2, 0xfdb9;" : "=r"(out) : "r"(a), "r"(b));
+  return out;
 }
 
-template <class Word, uint32_t kAbs>
-__global__ void AbsMaxKernel(const Word* __restrict__ weight, uint64_t n, uint32_t* out) {
-  uint32_t top = 0;
-  const uint64_t stride = static_cast<uint64_t>(gridDim.x) * kThreads;
-  for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n;
-       i += stride) {
-    top = max(top, static_cast<uint32_t>(weight[i]) & kAbs);
+// Codes of two pairs, in the low nibbles of four bytes. In each half of at_most[k], bit 15 tells that |w| is at most threshold k. The
+// thresholds rise, so the number of those that |w| exceeds has as bit 2 the fourth, as bit 1 (second and not fourth, or sixth), as bit
+// 0 the parity of all.
+struct PairBits {
+  uint32_t sign, four, two, one;
+};
+__device__ PairBits BitsOfPair(uint32_t pair, const uint32_t (&thresholds)[7]) {
+  const uint32_t a = pair & 0x7fff7fffu;
+  uint32_t at_most[7];
+#pragma unroll
+  for (uint32_t k = 0; k < 7; ++k) at_most[k] = thresholds[k] - a;   // bit 15 of a threshold is set: no half borrows from the other
+  const uint32_t is_zero = 0x80008000u - a;
+  return {pair & ~is_zero, ~at_most[3], (~at_most[1] & at_most[3]) | ~at_most[5],
+          ~(at_most[0] ^ at_most[1] ^ at_most[2] ^ at_most[3] ^ at_most[4] ^ at_most[5] ^ at_most[6])};
+}
+__device__ uint32_t CodesOfTwoPairs(uint32_t first, uint32_t second, const uint32_t (&thresholds)[7]) {
+  const PairBits x = BitsOfPair(first, thresholds), y = BitsOfPair(second, thresholds);
+  return (HighBits(x.sign, y.sign) & 0x08080808u) | (HighBits(x.four, y.four) & 0x04040404u) |
+         (HighBits(x.two, y.two) & 0x02020202u) | (HighBits(x.one, y.one) & 0x01010101u);
+}
+
+template <DType kType>
+__device__ uint2 CodesOfPairs(const uint32_t (&w)[8], float divisor) {
+  const CodeThresholds exact = ThresholdsOf(__float_as_int(divisor), 0);
+  uint32_t t[7];
+#pragma unroll
+  for (uint32_t k = 0; k < 7; ++k) t[k] = Element<kType>::Floors(exact.code[k]) | 0x80008000u;
+  uint32_t c[4];
+#pragma unroll
+  for (uint32_t i = 0; i < 4; ++i) {
+    c[i] = CodesOfTwoPairs(w[2 * i], w[2 * i + 1], t);
+    c[i] |= c[i] >> 4;   // bytes 0 and 2 are whole
   }
+  return make_uint2(__byte_perm(c[0], c[1], 0x6420), __byte_perm(c[2], c[3], 0x6420));
+}
+
+__device__ uint32_t CodeOfFloat(uint32_t w, const CodeThresholds& t) {
+  const int32_t a = static_cast<int32_t>(w & 0x7fffffffu);
+  const bool four = a > t.code[3];
+  const bool two = a > (four ? t.code[5] : t.code[1]);
+  const bool one = a > (four ? (two ? t.code[6] : t.code[4]) : (two ? t.code[2] : t.code[0]));
+  return (four ? 4u : 0u) | (two ? 2u : 0u) | (one ? 1u : 0u) | (a > t.zero ? w >> 28 & 8u : 0u);
+}
+
+__device__ uint2 CodesOfFloats(const uint32_t (&w)[kBlock], float divisor) {
+  const CodeThresholds t = ThresholdsOf(__float_as_int(divisor), static_cast<int32_t>(__fmul_rn(divisor, 0.5f)));
+  uint32_t out[2] = {0, 0};
+#pragma unroll
+  for (uint32_t i = 0; i < kBlock; ++i) out[i / 8] |= CodeOfFloat(w[i], t) << (4 * (i % 8));
+  return make_uint2(out[0], out[1]);
+}
+
+template <DType kType>
+__device__ uint2 CodesByDivision(const uint32_t* w, float divisor) {
+  constexpr bool kPairs = Element<kType>::kBytes == 2;
+  uint32_t out[2] = {0, 0};
+  for (uint32_t i = 0; i < kBlock; ++i) {
+    const uint32_t bits = kPairs ? w[i / 2] >> (16 * (i % 2)) & 0xffffu : w[i];
+    out[i / 8] |= CodeByDivision(Element<kType>::ToFloat(bits), divisor) << (4 * (i % 8));
+  }
+  return make_uint2(out[0], out[1]);
+}
+
+template <DType kType>
+__device__ float BlockMax(const uint32_t* w) {
+  if constexpr (Element<kType>::kBytes == 2) {
+    uint32_t top = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < kBlock / 2; ++i) top = __vmaxu2(top, w[i] & 0x7fff7fffu);
+    return Element<kType>::ToFloat(max(top & 0xffffu, top >> 16));
+  } else {
+    uint32_t top = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < kBlock; ++i) top = max(top, w[i] & 0x7fffffffu);
+    return __uint_as_float(top);
+  }
+}
+
+template <DType kType>
+__global__ void __launch_bounds__(kThreads) QuantizeKernel(const uint4* __restrict__ weight, uint64_t blocks, float scale2,
+                                                           uint2* __restrict__ packed, uint8_t* __restrict__ scales) {
+  constexpr uint32_t kVectors = Element<kType>::kBytes;   // 16 elements of them in vectors of 16 bytes
+  const uint64_t block = static_cast<uint64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (block >= blocks) return;
+  uint32_t w[4 * kVectors];
+#pragma unroll
+  for (uint32_t i = 0; i < kVectors; ++i) {
+    const uint4 v = __ldcs(weight + block * kVectors + i);
+    w[4 * i] = v.x;
+    w[4 * i + 1] = v.y;
+    w[4 * i + 2] = v.z;
+    w[4 * i + 3] = v.w;
+  }
+  uint32_t byte;
+  const float divisor = Divisor(BlockMax<kType>(w), scale2, &byte);
+  scales[block] = static_cast<uint8_t>(byte);
+  const bool usual = divisor >= __int_as_float(kDivisorMin) && divisor < Element<kType>::kDivisorEnd;
+  if (!usual) {
+    packed[block] = CodesByDivision<kType>(w, divisor);
+  } else if constexpr (kVectors == 2) {
+    __stcs(packed + block, CodesOfPairs<kType>(w, divisor));
+  } else {
+    __stcs(packed + block, CodesOfFloats(w, divisor));
+  }
+}
+
+// Largest |x| of the halves or the whole of four words.
+template <uint32_t kBytes>
+__device__ uint32_t LargestOf(uint32_t top, const uint4& v) {
+  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (uint32_t i = 0; i < 4; ++i) {
+    top = kBytes == 2 ? __vmaxu2(top, words[i] & 0x7fff7fffu) : max(top, words[i] & 0x7fffffffu);
+  }
+  return top;
+}
+
+// Of `n` values from `weight`: 16 bytes at a time between the first and the last 16-byte boundary, the ends one by one.
+template <class Word>
+__global__ void __launch_bounds__(kThreads) AbsMaxKernel(const Word* __restrict__ weight, uint64_t n, uint32_t* out) {
+  constexpr uint32_t kBytes = sizeof(Word), kEach = 16 / kBytes, kUnroll = 4;
+  const uint64_t thread = static_cast<uint64_t>(blockIdx.x) * kThreads + threadIdx.x, stride = static_cast<uint64_t>(gridDim.x) * kThreads;
+  const uint64_t head = min(n, (16 - reinterpret_cast<uintptr_t>(weight) % 16) % 16 / kBytes), vectors = (n - head) / kEach;
+  const auto* body = reinterpret_cast<const uint4*>(weight + head);
+  uint32_t top = 0;
+  uint64_t i = thread;
+  for (; i + (kUnroll - 1) * stride < vectors; i += kUnroll * stride) {
+    uint4 v[kUnroll];
+#pragma unroll
+    for (uint32_t k = 0; k < kUnroll; ++k) v[k] = __ldg(body + i + k * stride);
+#pragma unroll
+    for (uint32_t k = 0; k < kUnroll; ++k) top = LargestOf<kBytes>(top, v[k]);
+  }
+  for (; i < vectors; i += stride) top = LargestOf<kBytes>(top, __ldg(body + i));
+  if (kBytes == 2) top = max(top & 0xffffu, top >> 16);
+  const uint64_t tail = head + vectors * kEach;
+  for (uint64_t k = thread; k < head; k += stride) top = max(top, static_cast<uint32_t>(weight[k]) & (0x7fffffffu >> (32 - 8 * kBytes)));
+  for (uint64_t k = tail + thread; k < n; k += stride) top = max(top, static_cast<uint32_t>(weight[k]) & (0x7fffffffu >> (32 - 8 * kBytes)));
   for (int lane = 16; lane > 0; lane /= 2) top = max(top, __shfl_xor_sync(0xffffffffu, top, lane));
-  if (threadIdx.x % 32 == 0) atomicMax(out, top);
+  if (threadIdx.x % 32 == 0 && top != 0) atomicMax(out, top);
 }
 
 Status FromCuda(cudaError_t err, const char* doing) {
@@ -160,14 +271,14 @@ Result<float> WeightAmaxCuda(DType dtype, const void* weight, uint64_t elements,
   HOLDFAST_TRY(FromCuda(cudaMalloc(&device, sizeof(uint32_t)), "allocating 4 bytes"));
   uint32_t bits = 0;
   const uint32_t grid =
-      static_cast<uint32_t>(std::clamp<uint64_t>(elements / kThreads / 16, 1, 4096));
+      static_cast<uint32_t>(std::clamp<uint64_t>(elements / kThreads / 64, 1, 2048));
   const Status done = [&]() -> Status {
     HOLDFAST_TRY(FromCuda(cudaMemsetAsync(device, 0, sizeof bits, s), "clearing memory"));
     if (dtype == DType::kF32) {
-      AbsMaxKernel<uint32_t, 0x7fffffff>
+      AbsMaxKernel<uint32_t>
           <<<grid, kThreads, 0, s>>>(static_cast<const uint32_t*>(weight), elements, device);
     } else {
-      AbsMaxKernel<uint16_t, 0x7fff>
+      AbsMaxKernel<uint16_t>
           <<<grid, kThreads, 0, s>>>(static_cast<const uint16_t*>(weight), elements, device);
     }
     HOLDFAST_TRY(FromCuda(cudaGetLastError(), "launching the amax kernel"));

@@ -10,6 +10,7 @@
 
 #include "export/nvfp4/nvfp4.h"
 #include "export/nvfp4/nvfp4_cuda.h"
+#include "tests/export/random_weights.h"
 
 namespace holdfast {
 namespace {
@@ -21,30 +22,6 @@ struct DeviceBuffer {
   ~DeviceBuffer() { cudaFree(p); }
   uint8_t* p = nullptr;
 };
-
-// flavour 0: like a model; 1: any finite bits with holes of zero; 2: on and beside the rounding boundaries; 3: subnormals.
-Bytes RandomWeights(DType type, uint64_t n, int flavour, std::mt19937* random) {
-  std::normal_distribution<float> normal(0, 0.02f);
-  Bytes out;
-  for (uint64_t i = 0; i < n; ++i) {
-    uint32_t bits = (*random)();
-    if (flavour == 0) bits = std::bit_cast<uint32_t>(normal(*random));
-    if (flavour == 1 && bits % 3 == 0) bits = 0;
-    if (flavour == 2)
-      bits = std::bit_cast<uint32_t>(static_cast<float>(bits % 25) * 0.25f) + (bits >> 8) % 3;
-    if (flavour == 3) bits &= 0x80ffffffu;
-    if (type == DType::kF32) {
-      if ((bits & 0x7f800000) == 0x7f800000) bits ^= 0x40000000;
-      PutLe(&out, bits);
-    } else {
-      uint16_t half = static_cast<uint16_t>(bits >> 16);
-      const uint16_t inf = type == DType::kBF16 ? 0x7f80 : 0x7c00;
-      if ((half & inf) == inf) half ^= 0x4000;
-      PutLe(&out, half);
-    }
-  }
-  return out;
-}
 
 bool Compare(DType type, uint64_t rows, uint64_t cols, const Bytes& data, float scale2) {
   const uint64_t n = rows * cols;
@@ -80,6 +57,12 @@ bool CompareAll() {
         }
       }
     }
+    for (int round = 0; round < 60; ++round) {
+      const BoundaryWeights w = WeightsAroundBoundaries(type, 1000 + round, &random);
+      same &= Compare(type, 1, w.data.size() / DTypeBytes(type), w.data, w.scale2);
+    }
+    const Bytes many = RandomWeights(type, 1u << 24, 1, &random);
+    for (const float scale2 : {0x1p-60f, 0.37f, 1e-30f, 0x1p17f}) same &= Compare(type, 4096, 4096, many, scale2);
   }
   Bytes every;
   for (uint32_t b = 0; b < 0x10000; ++b) {
@@ -97,25 +80,41 @@ bool RefusesNonFinite() {
   return WeightAmaxCuda(DType::kBF16, w.p, 16, "w", nullptr).code() == ErrorCode::kInvalidArgument;
 }
 
-void PrintSpeed() {
-  const uint64_t rows = 14336, cols = 4096, n = rows * cols;
-  DeviceBuffer w(n * 2), p(n / 2), s(n / 16);
-  cudaMemset(w.p, 0x3c, n * 2);
+// The best of several runs, in seconds.
+template <class Work>
+double BestSeconds(Work work) {
   cudaEvent_t begin, end;
   cudaEventCreate(&begin);
   cudaEventCreate(&end);
   float best = 1e9f;
   for (int i = 0; i < 20; ++i) {
     cudaEventRecord(begin);
-    if (!QuantizeNvfp4Cuda(DType::kBF16, w.p, rows, cols, 1e-4f, p.p, s.p, nullptr).ok()) return;
+    work();
     cudaEventRecord(end);
     cudaEventSynchronize(end);
     float ms = 0;
     cudaEventElapsedTime(&ms, begin, end);
     best = std::fmin(best, ms);
   }
-  std::printf("14336x4096 bf16: %.3f ms, %.1f G weights/s\n", best,
-              static_cast<double>(n) / best / 1e6);
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  return best / 1e3;
+}
+
+// Bytes read and written a second, over those of a copy on the device in the same run.
+void PrintSpeed(DType type, uint64_t rows, uint64_t cols) {
+  const uint64_t n = rows * cols, bytes = n * DTypeBytes(type);
+  DeviceBuffer w(bytes), copy(bytes), p(n / 2), s(n / 16);
+  std::mt19937 random(9);
+  const Bytes some = RandomWeights(type, 1u << 20, 0, &random);   // repeated: the kernel does not care
+  for (uint64_t at = 0; at < bytes; at += some.size())
+    cudaMemcpy(w.p + at, some.data(), std::min<uint64_t>(some.size(), bytes - at), cudaMemcpyHostToDevice);
+  const double copied = 2.0 * bytes / BestSeconds([&] { cudaMemcpyAsync(copy.p, w.p, bytes, cudaMemcpyDeviceToDevice); });
+  const double seconds = BestSeconds([&] { (void)QuantizeNvfp4Cuda(type, w.p, rows, cols, 1e-4f, p.p, s.p, nullptr).ok(); });
+  const double amax = BestSeconds([&] { (void)WeightAmaxCuda(type, w.p, n, "w", nullptr).ok(); });
+  std::printf("%-4s %llu x %llu: quantize %.0f G weights/s, %.0f GB/s, %.0f %% of copy (%.0f GB/s); amax %.0f GB/s\n", DTypeName(type),
+              (unsigned long long)rows, (unsigned long long)cols, n / seconds / 1e9, (bytes + n / 2 + n / 16) / seconds / 1e9,
+              100 * (bytes + n / 2 + n / 16) / seconds / copied, copied / 1e9, bytes / amax / 1e9);
 }
 
 }  // namespace
@@ -129,6 +128,9 @@ int main() {
   }
   const bool same = holdfast::CompareAll() && holdfast::RefusesNonFinite();
   std::printf("CUDA NVFP4 %s the reference\n", same ? "equals" : "DIFFERS FROM");
-  holdfast::PrintSpeed();
+  for (const auto type : {holdfast::DType::kBF16, holdfast::DType::kF16, holdfast::DType::kF32}) {
+    holdfast::PrintSpeed(type, 14336, 4096);
+    holdfast::PrintSpeed(type, 28672, 12288);
+  }
   return same ? 0 : 1;
 }

@@ -11,6 +11,7 @@
 #include <random>
 
 #include "export/nvfp4/nvfp4_kernel.h"
+#include "tests/export/random_weights.h"
 
 namespace holdfast {
 namespace {
@@ -285,30 +286,6 @@ TEST(WeightAmax, ExactInItsOwnType) {
 
 // ---- every kernel of this CPU against the reference ----
 
-Bytes RandomWeights(DType type, uint64_t n, int flavour, std::mt19937* random) {
-  std::normal_distribution<float> normal(0, 0.02f);
-  Bytes out;
-  for (uint64_t i = 0; i < n; ++i) {
-    uint32_t bits = (*random)();
-    if (flavour == 0) bits = std::bit_cast<uint32_t>(normal(*random));  // like a model
-    if (flavour == 1 && bits % 3 == 0) bits = 0;                        // any bits, holes of zero
-    if (flavour == 2)
-      bits = std::bit_cast<uint32_t>(E2m1ToFloat(bits & 15) * (bits & 16 ? 1 : 1.0000001f) * 0.25f);
-    if (flavour == 3)
-      bits = bits & 0x80000000u ? bits & 0x80ffffffu : bits & 0x00ffffffu;  // subnormals mostly
-    if (type == DType::kF32) {
-      if ((bits & 0x7f800000) == 0x7f800000) bits ^= 0x40000000;
-      PutLe(&out, bits);
-    } else {
-      uint16_t half = static_cast<uint16_t>(bits >> 16);
-      const uint16_t inf = type == DType::kBF16 ? 0x7f80 : 0x7c00;
-      if ((half & inf) == inf) half ^= 0x4000;
-      PutLe(&out, half);
-    }
-  }
-  return out;
-}
-
 void CompareKernels(DType type, uint64_t rows, uint64_t cols, const Bytes& data, float scale2) {
   const uint64_t n = rows * cols;
   const int index = type == DType::kBF16 ? 0 : type == DType::kF16 ? 1 : 2;
@@ -386,29 +363,10 @@ INSTANTIATE_TEST_SUITE_P(Types, Kernels, testing::Values(DType::kBF16, DType::kF
 // Weights a few units in the last place around every boundary of the element format, under divisors of any mantissa: where counting
 // thresholds instead of dividing would go wrong first.
 TEST_P(Kernels, EqualTheReferenceAroundEveryBoundary) {
-  const DType type = GetParam();
-  const auto store = [&](float v, Bytes* out) {
-    if (type == DType::kF32) PutLe(out, std::bit_cast<uint32_t>(v));
-    if (type == DType::kBF16) PutLe(out, static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16));
-    // f16 bits of a value in its normal range, truncated
-    if (type == DType::kF16) PutLe(out, static_cast<uint16_t>((std::bit_cast<uint32_t>(v) - (112u << 23)) >> 13));
-  };
   std::mt19937 random(8);
-  std::uniform_real_distribution<float> mantissa(1.0f, 2.0f);
-  const float kBoundaries[] = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
-  for (int round = 0; round < 4000; ++round) {
-    const float top = round % 16 == 0 ? 1.0f : mantissa(random);   // the block's maximum: one block, so it decides the divisor
-    const float scale2 = type == DType::kF16 ? mantissa(random) * 0x1p-6f
-                                             : std::ldexp(mantissa(random), static_cast<int>(random() % 120) - 90);
-    const float d = E4m3ToFloat(FloatToE4m3(top)) * scale2;
-    Bytes data;
-    store(top * (6.0f * scale2), &data);
-    for (int i = 1; i < 16; ++i) {
-      const uint32_t bits = std::bit_cast<uint32_t>(kBoundaries[random() % 7] * d);
-      const uint32_t step = type == DType::kF32 ? 1 : type == DType::kBF16 ? 1u << 16 : 1u << 13;
-      store(std::bit_cast<float>(bits + static_cast<uint32_t>(random() % 5) * step - 2 * step), &data);
-    }
-    CompareKernels(type, 1, 16, data, scale2);
+  for (int round = 0; round < 300; ++round) {
+    const BoundaryWeights w = WeightsAroundBoundaries(GetParam(), 16, &random);
+    CompareKernels(GetParam(), 16, 16, w.data, w.scale2);
     if (HasFatalFailure()) return;
   }
 }
