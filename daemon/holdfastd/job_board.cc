@@ -93,7 +93,7 @@ void JobBoard::Trouble(Job* job, const Error& error) {
 
 Status JobBoard::LookAt(Job* job) {
   // The coordinator, and whoever would be the next one, keep the whole job in mind; the others what they work on themselves.
-  const auto scope = job->election.IsDeputy(clock_.MonotonicNs()) ? JobDriver::Scope::kAll : JobDriver::Scope::kOwn;
+  const auto scope = job->election.IsDeputy(others_.listened_ns()) ? JobDriver::Scope::kAll : JobDriver::Scope::kOwn;
   const auto news = job->driver->Refresh(scope);
   if (news.code() == ErrorCode::kCorrupt || news.code() == ErrorCode::kUnsupported || news.code() == ErrorCode::kNotFound) {
     return Finish(job, "failed", news.error().message);   // its ledger cannot be used as it is: somebody has to look
@@ -105,7 +105,7 @@ Status JobBoard::LookAt(Job* job) {
 }
 
 Status JobBoard::Elect(Job* job) {
-  const uint64_t now = clock_.MonotonicNs();
+  const uint64_t now = others_.listened_ns();   // the look at the job may have taken longer than the silence that counts
   const uint64_t silence_ns = others_.Pace().silence_ns;
   job->election.set_silence(silence_ns);
   for (const Beat* b : others_.Live(silence_ns)) job->election.OnBeat(b->node, b->incarnation, b->count, b->draining, now);
@@ -123,7 +123,7 @@ Status JobBoard::Elect(Job* job) {
   const Status claimed = job->driver->Claim(stream.released ? "coordinate" : "coordinator " + stream.claim.node + " is silent", still);
   if (claimed.code() == ErrorCode::kFenced) return OkStatus();
   HOLDFAST_TRY(claimed);
-  job->claimed_ns = now;
+  job->claimed_ns = clock_.MonotonicNs();
   log_.Say(job->submit.job, "this node coordinates job " + job->submit.name + " (epoch " + std::to_string(job->driver->epoch()) + ")");
   return OkStatus();
 }

@@ -21,7 +21,8 @@ Status Ignore(const Record&, const Slot&) { return OkStatus(); }
 }  // namespace
 
 Membership::Membership(FileSystem& fs, const Clock& clock, Options options)
-    : fs_(fs), clock_(clock), options_(std::move(options)), roster_(fs, options_.layout, options_.root), born_ns_(clock.MonotonicNs()) {}
+    : fs_(fs), clock_(clock), options_(std::move(options)), roster_(fs, options_.layout, options_.root),
+      born_ns_(clock.MonotonicNs()), listened_ns_(born_ns_) {}
 
 Result<std::unique_ptr<Membership>> Membership::Join(FileSystem& fs, const Clock& clock, Options options) {
   std::unique_ptr<Membership> m(new Membership(fs, clock, std::move(options)));
@@ -140,7 +141,7 @@ void Membership::Introduce() {
 }
 
 bool Membership::Listen() {
-  const uint64_t now = clock_.MonotonicNs();
+  const uint64_t now = listened_ns_ = clock_.MonotonicNs();
   bool hint = false;
   if (options_.link != nullptr) {
     ControlLink::Heard heard = options_.link->Take();
@@ -192,9 +193,8 @@ BeatPace Membership::Pace() const {
 
 std::vector<const Beat*> Membership::Live(uint64_t silence_ns) const {
   std::vector<const Beat*> live = {&own_};
-  const uint64_t now = clock_.MonotonicNs();
   for (const auto& [name, h] : heard_) {
-    if (h.moved_ns != 0 && now - h.moved_ns < silence_ns) live.push_back(&h.beat);
+    if (h.moved_ns != 0 && listened_ns_ < h.moved_ns + silence_ns) live.push_back(&h.beat);
   }
   return live;
 }

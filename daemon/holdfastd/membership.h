@@ -44,8 +44,10 @@ class Membership {
   void Hint(const std::string& job);
   Status Leave(const std::string& reason);     // says goodbye in the ledger
 
-  // The latest beat of every node that moved within `silence_ns`, our own first.
+  // The latest beat of every node that moved within `silence_ns` before the last Listen, our own first.
   std::vector<const Beat*> Live(uint64_t silence_ns) const;
+  // When the last Listen began. Others' silence is measured up to here: what they said since, while the directory held us up, was not heard yet.
+  uint64_t listened_ns() const { return listened_ns_; }
   BeatPace Pace() const;                       // for as many nodes as there are
   const Roster& roster() const { return roster_; }
   const Incarnation& self() const { return options_.self; }
@@ -70,7 +72,7 @@ class Membership {
   Roster roster_;
   std::unique_ptr<StreamWriter> writer_;
   Beat own_;
-  uint64_t born_ns_ = 0, written_ns_ = 0, roster_ns_ = 0, checked_ns_ = 0;
+  uint64_t born_ns_ = 0, listened_ns_ = 0, written_ns_ = 0, roster_ns_ = 0, checked_ns_ = 0;
   uint64_t count_ = 0, dropped_ = 0, denied_ = 0;
   std::vector<std::string> denied_names_;
   std::map<std::string, Heard> heard_;         // by node name: of its current incarnation
