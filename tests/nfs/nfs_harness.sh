@@ -6,7 +6,7 @@
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly HERE SHARE=${NFSRIG_DIR:?folder of the rig}/share
 readonly OPTIONS=lookupcache=positive,noatime,timeo=600,retrans=2
-readonly SUSPECT=${SUSPECT:-20} SAMPLES=${SAMPLES:-48}
+readonly SUSPECT=${SUSPECT:-20} SAMPLES=${SAMPLES:-96}
 export NFSRIG_DIR NFSRIG_TIMEOUT=900
 declare -A ADDRESS=([c1]=10.99.0.11 [c2]=10.99.0.12)
 ROOT=/mnt/nfs/root.v$VERSION
@@ -16,7 +16,12 @@ kills=0    # power cuts, pauses, cables pulled ... so far
 say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
 fail() { say "FAILED: $*" && exit 1; }
 on() { "$RIG" exec "$@"; }
-hurt() { kills=$((kills + 1)) && say "$(cells) cells done; $1"; }
+hurt() { # WHAT: said before it is done, and only while samples are left
+  local now
+  now=$(cells)
+  [[ $now != $((2 * SAMPLES)) ]] || fail "all samples were done before this: $1; SAMPLES=$((2 * SAMPLES)) makes the job longer"
+  kills=$((kills + 1)) && say "$now cells done; $1"
+}
 
 # ---- hosts and daemons ----
 # Starting a daemon on an emulated host takes a minute, so those that live are kept from one scenario to the next: HOST.stem is the job of the
@@ -46,14 +51,15 @@ boot() { # HOST: it has power again, and its daemon is started as an init system
   host_ready "$1" "$1"
   start_node "$1" "$1"
 }
+is_daemon() { echo "grep -q holdfastd /proc/\$(cat $(of "$1" pid))/cmdline"; } # the host may have been booted anew since, and the number be another's
 stop_node() { # HOST [SIGNAL]
-  on "$1" "kill -${2:-TERM} \$(cat $(of "$1" pid)) 2>/dev/null; rm -f $(of "$1" pid)" 2>/dev/null || true
+  on "$1" "$(is_daemon "$1") && kill -${2:-TERM} \$(cat $(of "$1" pid)) 2>/dev/null; rm -f $(of "$1" pid)" 2>/dev/null || true
 }
 has_ended() { [[ -e $(cat "$(of "$1" stem)").rc ]]; }
 status_of() { cat "$(cat "$(of "$1" stem)").rc"; }
 lives() { # HOST HOSTNAME NODE: a daemon of an earlier scenario that will do
-  [[ -e $(of "$1" what) ]] && ! "$RIG" status | grep -q "^$1 .* dead" && ! has_ended "$1" &&
-    [[ $(cat "$(of "$1" what)") == "$2 $3 $VERSION $ROOT $BIN" ]]
+  [[ -e $(of "$1" what) ]] && [[ $(cat "$(of "$1" what)") == "$2 $3 $VERSION $ROOT $BIN" ]] &&
+    on "$1" "$(is_daemon "$1")" 2>/dev/null
 }
 everything_said() { cat "$(cat "$(of "$1" stem)")".{out,err}; }
 said() { everything_said "$1" | tail -n "+$(($(cat "$(of "$1" mark)") + 1))"; }
