@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The two ways through a layer range. CpuForward: torch for matmuls, our own fused kernels for the rest. OpsForward: torch operations
-// throughout, for any device. Both follow the bf16 forward pass of transformers (eager attention) operation by operation.
+// The ways through a layer range. CpuForward and GpuForward: torch for matmuls, our own fused kernels for the rest. OpsForward: torch operations
+// throughout, for any device. All follow the bf16 forward pass of transformers operation by operation; only GpuForward's attention
+// is fused (flash attention, which keeps in f32 what eager attention rounds to bf16).
 #pragma once
 
 #include <memory>
@@ -31,5 +32,9 @@ struct ForwardInput {
 
 ForwardResult CpuForward(const Range& range, const ForwardInput& input);
 ForwardResult OpsForward(const Range& range, const ForwardInput& input);
+
+// In builds with CUDA (HOLDFAST_HAVE_CUDA); for models whose rows are multiples of 16 bytes.
+bool GpuForwardFits(const DecoderSpec& spec);
+Result<ForwardResult> GpuForward(const Range& range, const ForwardInput& input);
 
 }  // namespace holdfast

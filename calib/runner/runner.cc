@@ -65,9 +65,11 @@ size_t GpuIndex(const std::string& device) {   // "cuda", "cuda:1"
   return colon == std::string::npos ? 0 : static_cast<size_t>(std::atoi(device.c_str() + colon + 1));
 }
 
+enum class Path : uint8_t { kCpu, kGpu, kOps };   // CpuForward, ...
+
 struct Target {
   at::Device device = at::kCPU;
-  bool fused = true;   // CpuForward
+  Path path = Path::kCpu;
   MatmulDtype matmul = MatmulDtype::kBf16;
 };
 
@@ -76,7 +78,7 @@ Result<Target> ParseDevice(const std::string& name) {
   Target t;
   t.matmul = CpuMatmulDtype();
   if (name == "cpu") return t;
-  t.fused = false;
+  t.path = Path::kOps;
   if (name == "cpu:ops") return t;
   t.matmul = MatmulDtype::kBf16;
   if (!name.starts_with("cuda")) return InvalidArgument("device \"" + name + "\" is not known; devices are cpu, cuda, cuda:N");
@@ -84,6 +86,9 @@ Result<Target> ParseDevice(const std::string& name) {
     return InvalidArgument("device \"" + name + "\" asked for, but this libtorch sees no CUDA device; use cpu, or build with a CUDA libtorch");
   }
   t.device = at::Device(name);
+#ifdef HOLDFAST_HAVE_CUDA
+  t.path = Path::kGpu;
+#endif
   if (t.device.has_index() && t.device.index() >= static_cast<int>(at::detail::getCUDAHooks().getNumGPUs())) {
     std::string names;
     for (const std::string& known : TorchDevices()) names += (names.empty() ? "" : ", ") + known;
@@ -92,9 +97,16 @@ Result<Target> ParseDevice(const std::string& name) {
   return t;
 }
 
+Path PathFor(const Target& target, [[maybe_unused]] const DecoderSpec& spec) {
+#ifdef HOLDFAST_HAVE_CUDA
+  if (target.path == Path::kGpu && !GpuForwardFits(spec)) return Path::kOps;
+#endif
+  return target.path;
+}
+
 class Runner final : public LayerRangeRunner {
  public:
-  Runner(Range range, bool fused) : range_(std::move(range)), fused_(fused) {}
+  Runner(Range range, Path path) : range_(std::move(range)), path_(path) {}
 
   Result<ForwardResult> ForwardTokens(const std::vector<int32_t>& ids, Output output) override {
     HOLDFAST_CHECK(range_.first_layer == 0);
@@ -116,12 +128,15 @@ class Runner final : public LayerRangeRunner {
     return Guarded(doing, [&]() -> Result<ForwardResult> {
       const c10::InferenceMode guard;
       ComputeSingleThreaded();
-      return fused_ ? CpuForward(range_, input) : OpsForward(range_, input);
+#ifdef HOLDFAST_HAVE_CUDA
+      if (path_ == Path::kGpu) return GpuForward(range_, input);
+#endif
+      return path_ == Path::kCpu ? CpuForward(range_, input) : OpsForward(range_, input);
     });
   }
 
   const Range range_;
-  const bool fused_;
+  const Path path_;
 };
 
 Result<std::unique_ptr<LayerRangeRunner>> LoadRange(const SourceModel& source, const DecoderSpec& spec, const Plan& plan,
@@ -139,7 +154,7 @@ Result<std::unique_ptr<LayerRangeRunner>> LoadRange(const SourceModel& source, c
   HOLDFAST_ASSIGN(range.weights, LoadWeights(source, spec, plan, options, target.device, target.matmul, digests));
   range.slots = FindSlots(spec, plan, options.first_layer, options.last_layer);
   range.sites = plan.SitesOf(options.first_layer, options.last_layer).size();
-  return std::unique_ptr<LayerRangeRunner>(new Runner(std::move(range), target.fused));
+  return std::unique_ptr<LayerRangeRunner>(new Runner(std::move(range), PathFor(target, spec)));
 }
 
 }  // namespace
@@ -201,7 +216,12 @@ std::string NumericsClass(const std::string& device) {
   const std::vector<CudaName> gpus = CudaNames();
   const size_t index = GpuIndex(device);
   const std::string chip = index < gpus.size() ? gpus[index].name + "/" + gpus[index].architecture : "unknown";
-  return "cuda/bf16/" + chip + "/libtorch-" TORCH_VERSION;
+#ifdef HOLDFAST_HAVE_CUDA
+  const char* path = "/fused";   // GpuForward, wherever the model's shapes let it
+#else
+  const char* path = "";
+#endif
+  return "cuda/bf16/" + chip + path + "/libtorch-" TORCH_VERSION;
 }
 
 }  // namespace holdfast

@@ -9,6 +9,9 @@
 #include <mutex>
 #include <thread>
 
+#ifdef HOLDFAST_HAVE_CUDA
+#include "calib/runner/device_kernels.h"
+#endif
 #include "calib/runner/kernels.h"
 #include "export/nvfp4/nvfp4.h"
 
@@ -137,26 +140,97 @@ Status CheckUnchanged(const SourceModel::Place* place, const TensorPlan& t, cons
   return InvalidArgument(place->file->path() + ": source changed: tensor " + t.name + " is not the one that was planned (shape or dtype)");
 }
 
-Result<Digest> LoadOne(const SourceModel& source, const RunnerOptions& options, const Job& job) {
-  const TensorPlan& t = *job.tensor;
-  const SourceModel::Place* place = source.Find(t.name);
-  HOLDFAST_TRY(CheckUnchanged(place, t, source.dir()));
-  HOLDFAST_CHECK(static_cast<uint64_t>(job.target.numel()) * DTypeBytes(t.dtype) == place->tensor->bytes);
-  const bool in_place = t.dtype == DType::kBF16 && job.target.is_cpu() && job.target.scalar_type() == at::kBFloat16;
-  Bytes staging(in_place ? 0 : place->tensor->bytes);
-  const std::span<uint8_t> raw =
-      in_place ? std::span(static_cast<uint8_t*>(job.target.data_ptr()), place->tensor->bytes) : std::span(staging);
-  HOLDFAST_TRY(place->file->Read(*place->tensor, raw));
-  const Digest digest = Sha256(raw);
+Status CheckExpected(const RunnerOptions& options, const TensorPlan& t, const std::string& file, const Digest& digest) {
   const std::optional<Digest> expected = options.expected ? options.expected(t.name) : std::nullopt;
-  if (expected.has_value() && *expected != digest) {
-    return InvalidArgument(place->file->path() + ": source changed: tensor " + t.name + " has SHA-256 " + digest.Hex() +
-                           ", this job began with " + expected->Hex() + ". Restore the file, or submit a new job");
-  }
-  HOLDFAST_TRY(WeightAmax(t.dtype, raw, place->file->path() + ": tensor " + t.name));
-  if (!in_place) Fill(t.dtype, raw, job.target);
+  if (!expected.has_value() || *expected == digest) return OkStatus();
+  return InvalidArgument(file + ": source changed: tensor " + t.name + " has SHA-256 " + digest.Hex() + ", this job began with " + expected->Hex() +
+                         ". Restore the file, or submit a new job");
+}
+
+// To host memory, whole.
+Result<Digest> LoadWhole(const SourceModel::Place& place, const TensorPlan& t, const at::Tensor& target) {
+  const bool in_place = t.dtype == DType::kBF16 && target.is_cpu() && target.scalar_type() == at::kBFloat16;
+  Bytes staging(in_place ? 0 : place.tensor->bytes);
+  const std::span<uint8_t> raw = in_place ? std::span(static_cast<uint8_t*>(target.data_ptr()), place.tensor->bytes) : std::span(staging);
+  HOLDFAST_TRY(place.file->Read(*place.tensor, raw));
+  HOLDFAST_TRY(WeightAmax(t.dtype, raw, place.file->path() + ": tensor " + t.name));
+  const Digest digest = Sha256(raw);
+  if (!in_place) Fill(t.dtype, raw, target);
   return digest;
 }
+
+#ifdef HOLDFAST_HAVE_CUDA
+// Which element is not finite, said by its place in the tensor.
+Error NonFinite(const SourceModel::Place& place, const TensorPlan& t) {
+  Bytes raw(place.tensor->bytes);
+  if (const Status read = place.file->Read(*place.tensor, raw); !read.ok()) return read.error();
+  const std::string what = place.file->path() + ": tensor " + t.name;
+  const auto amax = WeightAmax(t.dtype, raw, what);
+  return amax.ok() ? InvalidArgument(what + " changed while it was read; begin again when nobody writes to it") : amax.error();
+}
+
+// To a GPU, piece by piece: while one is copied there, the next is read, hashed and looked through.
+Result<Digest> LoadInPieces(const SourceModel::Place& place, const TensorPlan& t, const at::Tensor& target, device::Uploader& uploader) {
+  const uint64_t values = device::Uploader::kBytes / 2, all = static_cast<uint64_t>(target.numel()), width = DTypeBytes(t.dtype);
+  auto* to = static_cast<uint16_t*>(target.data_ptr());
+  Bytes converted(t.dtype == DType::kBF16 ? 0 : std::min(values, all) * width);   // as it lies in the file, to become bf16
+  Sha256Hasher hasher;
+  for (uint64_t at = 0; at < all; at += values) {
+    const uint64_t n = std::min(values, all - at);
+    HOLDFAST_ASSIGN(const std::span<uint8_t> pinned, uploader.Buffer());
+    const std::span<uint8_t> raw = (converted.empty() ? pinned : std::span(converted)).first(n * width);
+    HOLDFAST_TRY(place.file->file().Read(place.tensor->offset + at * width, raw));
+    hasher.Update(raw);
+    if (!WeightAmax(t.dtype, raw, t.name).ok()) return NonFinite(place, t);
+    if (!converted.empty()) ConvertToBf16(t.dtype, raw, reinterpret_cast<uint16_t*>(pinned.data()));
+    HOLDFAST_TRY(uploader.Send(to + at, n * 2));
+  }
+  return hasher.Finish();
+}
+#endif
+
+// One loading thread.
+class Loader {
+ public:
+  Loader(const SourceModel& source, const RunnerOptions& options) : source_(source), options_(options) {}
+
+  Result<Digest> Load(const Job& job) {
+    const TensorPlan& t = *job.tensor;
+    const SourceModel::Place* place = source_.Find(t.name);
+    HOLDFAST_TRY(CheckUnchanged(place, t, source_.dir()));
+    HOLDFAST_CHECK(static_cast<uint64_t>(job.target.numel()) * DTypeBytes(t.dtype) == place->tensor->bytes);
+    HOLDFAST_ASSIGN(const Digest digest, Read(*place, t, job.target));
+    HOLDFAST_TRY(CheckExpected(options_, t, place->file->path(), digest));
+    return digest;
+  }
+  // When this returns, everything is where it belongs.
+  Status Finish() {
+#ifdef HOLDFAST_HAVE_CUDA
+    if (uploader_ != nullptr) return uploader_->Finish();
+#endif
+    return OkStatus();
+  }
+
+ private:
+  Result<Digest> Read(const SourceModel::Place& place, const TensorPlan& t, const at::Tensor& target) {
+#ifdef HOLDFAST_HAVE_CUDA
+    if (!target.is_cpu()) {
+      HOLDFAST_CHECK(target.scalar_type() == at::kBFloat16 && target.is_contiguous());
+      if (uploader_ == nullptr) {
+        HOLDFAST_ASSIGN(uploader_, device::Uploader::New(std::max<int>(0, target.device().index())));
+      }
+      return LoadInPieces(place, t, target, *uploader_);
+    }
+#endif
+    return LoadWhole(place, t, target);
+  }
+
+  const SourceModel& source_;
+  const RunnerOptions& options_;
+#ifdef HOLDFAST_HAVE_CUDA
+  std::unique_ptr<device::Uploader> uploader_;
+#endif
+};
 
 // Runs all jobs on `threads` threads. Of several errors the one of the earliest tensor is reported.
 Status RunJobs(const SourceModel& source, const RunnerOptions& options, const std::vector<Job>& jobs, std::vector<LoadedDigest>* digests) {
@@ -173,9 +247,12 @@ Status RunJobs(const SourceModel& source, const RunnerOptions& options, const st
   };
   const auto work = [&] {
     c10::InferenceMode guard;
+    Loader loader(source, options);
+    size_t last = jobs.size();
     for (size_t i = next++; i < jobs.size(); i = next++) {
       try {
-        Result<Digest> digest = LoadOne(source, options, jobs[i]);
+        last = i;
+        Result<Digest> digest = loader.Load(jobs[i]);
         if (!digest.ok()) {
           fail(i, digest.error());
           return;
@@ -186,6 +263,7 @@ Status RunJobs(const SourceModel& source, const RunnerOptions& options, const st
         return;
       }
     }
+    if (const Status done = loader.Finish(); !done.ok()) fail(last, done.error());
   };
   std::vector<std::thread> threads;
   for (uint32_t t = 1; t < options.load_threads; ++t) threads.emplace_back(work);

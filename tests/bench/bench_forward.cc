@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // bench_forward MODEL_DIR [samples=8] [tokens=512] [threads=2] [device=cpu]: the forward pass with observation, beside plain bf16 matmuls of torch
-// of the same shapes, alternately in one run, in CPU time of the threads (machines are shared; ratios hold, seconds do not).
+// of the same shapes in one run: on a CPU alternately, in CPU time of the threads (machines are shared; ratios hold, seconds do not), on a GPU
+// afterwards, by the clock.
 //
 // Last numbers (EPYC with avx512_bf16, 2 cores, libtorch 1.13.0): see docs/adr/0014-forward-numerics.md.
 #include <cstdio>
@@ -28,7 +29,7 @@ T Must(Result<T> r) {
 struct Args {
   std::string dir;
   uint32_t samples = 8, tokens = 512, threads = 2;
-  std::string device = "cpu";   // elsewhere only the clock counts: no comparison
+  std::string device = "cpu";
 };
 
 // Products of one layer: fused as the runner has them.
@@ -51,10 +52,12 @@ double LinearFlops(const DecoderSpec& s, uint64_t tokens) {
   return flops * s.layers;
 }
 
-double TorchSeconds(const DecoderSpec& s, uint64_t tokens) {
+// Of the linears of one sample.
+double TorchSeconds(const DecoderSpec& s, uint64_t tokens, const std::string& device) {
   double seconds = 0;
   for (const Product& p : Products(s)) {
-    seconds += TimeTorchMatmul(static_cast<int64_t>(tokens), static_cast<int64_t>(p.k), static_cast<int64_t>(p.n), 10);
+    const auto m = static_cast<int64_t>(tokens), k = static_cast<int64_t>(p.k), n = static_cast<int64_t>(p.n);
+    seconds += device == "cpu" ? TimeTorchMatmul(m, k, n, 10) : TimeTorchMatmulOn(device, m, k, n, 200);
   }
   return seconds * s.layers;
 }
@@ -98,7 +101,7 @@ int Main(const Args& args) {
         const double begin = ThreadCpuSeconds();
         Must(runner->ForwardTokens(Sample(i, args.tokens, spec.vocab), LayerRangeRunner::Output::kNone));
         forward[t] += ThreadCpuSeconds() - begin;
-        if (args.device == "cpu") torch[t] += TorchSeconds(spec, args.tokens);
+        if (args.device == "cpu") torch[t] += TorchSeconds(spec, args.tokens, args.device);
       }
     });
   }
@@ -106,8 +109,11 @@ int Main(const Args& args) {
   const double flops = LinearFlops(spec, args.tokens) * args.samples;
   const double wall = static_cast<double>(clock.MonotonicNs() - t1) * 1e-9;
   if (args.device != "cpu") {
-    std::printf("%.1f ms per sample by the clock, %.1f samples/s, %.1f TFLOP/s in the linears alone\n", 1e3 * wall / args.samples,
+    const double plain = TorchSeconds(spec, args.tokens, args.device);
+    std::printf("%.2f ms per sample by the clock, %.1f samples/s, %.1f TFLOP/s in the linears alone\n", 1e3 * wall / args.samples,
                 args.samples / wall, flops / wall * 1e-12);
+    std::printf("plain torch bf16 matmuls of the same shapes: %.2f ms, %.1f TFLOP/s; the forward runs at %.0f %% of that\n", 1e3 * plain,
+                flops / args.samples / plain * 1e-12, 100 * plain * args.samples / wall);
     return 0;
   }
   double ours = 0, theirs = 0;

@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
+#include <chrono>
 #include <ctime>
 
 namespace holdfast {
@@ -24,6 +25,20 @@ double TimeTorchMatmul(int64_t m, int64_t k, int64_t n, int repeats) {
   const double begin = ThreadCpuSeconds();
   for (int i = 0; i < repeats; ++i) at::mm_out(c, a, b.t());
   return (ThreadCpuSeconds() - begin) / repeats;
+}
+
+double TimeTorchMatmulOn(const std::string& device, int64_t m, int64_t k, int64_t n, int repeats) {
+  const c10::InferenceMode guard;
+  const auto options = at::TensorOptions().dtype(at::kBFloat16).device(at::Device(device));
+  const at::Tensor a = at::randn({m, k}, options), b = at::randn({n, k}, options);   // zeros would draw less power
+  at::Tensor c = at::empty({m, n}, options);
+  const auto wait = [&] { return c.select(0, 0).select(0, 0).item<float>(); };
+  at::mm_out(c, a, b.t());
+  wait();
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < repeats; ++i) at::mm_out(c, a, b.t());
+  wait();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / repeats;
 }
 
 }  // namespace holdfast

@@ -38,7 +38,7 @@ OWNERS = [
     (r"openssl/.*", "ledger/base/checksum.cc"),
     (r"spdlog/.*", "ledger/base/"),
     (r"(torch|ATen|c10)/.*", "calib/runner/"),
-    (r"(cuda\w*|nv\w+)\.h(pp)?|cuda/.*", "export/nvfp4/"),
+    (r"(cuda\w*|nv\w+)\.h(pp)?|cuda/.*", ("export/nvfp4/", "calib/runner/device_kernels.cu")),
     (r"zmq\.h(pp)?|zmq_addon\.hpp", "daemon/transport/"),
     (r"CLI/.*", ("jobctl/", "daemon/holdfastd/options.cc")),
     (r"(gtest|gmock)/.*", "tests/"),

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The elementwise parts of a decoder layer on an NVIDIA GPU, fused, and the way of weights into its memory. Exists only in builds with
+// HOLDFAST_HAVE_CUDA. Plain C++: no CUDA and no torch headers.
+//
+// Arithmetic is that of kernels.h (every operation rounds its f32 result to bf16); sums have a fixed order of their own, so that a row's
+// bits depend on the row alone. Pointers are to device memory, rows of bf16 bits, 16-byte aligned, lengths of rows multiples of 8 (all
+// of which ShapesFit asks once). Everything is queued on the legacy default stream of `device`, which is libtorch's too, and returns
+// at once; errors of a launch come back with the next Synchronize of libtorch.
+// amax: raised to max |x| of what was written, as bf16 bits without sign; NaN is above everything. Null: not wanted.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "ledger/base/result.h"
+
+namespace holdfast::device {
+
+bool ShapesFit(uint64_t hidden, uint64_t intermediate, uint64_t head_dim);
+// What the calling thread does next happens on this device.
+Status Use(int device);
+
+// out[r] = bf16(bf16(x[r] / sqrt(mean(x[r]^2) + eps)) * weight). With `delta`, x += delta comes first (in place).
+void RmsNorm(uint16_t* x, const uint16_t* delta, const uint16_t* weight, float eps, size_t rows, size_t n, uint16_t* out, uint32_t* amax);
+// x += delta, rounded.
+void Add(uint16_t* x, const uint16_t* delta, size_t count);
+// In place: the first `heads` heads of each row (of `stride` values) turned by that row's (cos, sin), [rows, head_dim / 2], half-split.
+void Rotate(uint16_t* x, size_t stride, const uint16_t* cos, const uint16_t* sin, size_t rows, size_t heads, size_t head_dim);
+// out[r][i] = bf16(bf16(silu(gate)) * up), gate = gate_up[r][i], up = gate_up[r][n + i].
+void SiluMul(const uint16_t* gate_up, size_t rows, size_t n, uint16_t* out, uint32_t* amax);
+// out = bf16(a * up), where a [rows, n] is an activation already applied.
+void MulUp(const uint16_t* activated, const uint16_t* gate_up, size_t rows, size_t n, uint16_t* out, uint32_t* amax);
+void Amax(const uint16_t* x, size_t count, uint32_t* amax);
+
+// Copies to the device through two pinned buffers on a stream of its own, so that reading the next piece overlaps the copy of the last.
+// For one thread.
+class Uploader {
+ public:
+  static constexpr size_t kBytes = 8u << 20;
+  static Result<std::unique_ptr<Uploader>> New(int device);
+  virtual ~Uploader() = default;
+  // A buffer of kBytes that no copy reads any more. Waits for the copy before the last.
+  virtual Result<std::span<uint8_t>> Buffer() = 0;
+  // Queues a copy of the first `bytes` of the buffer that was handed out last.
+  virtual Status Send(void* to, size_t bytes) = 0;
+  // When this returns, everything that was sent has arrived.
+  virtual Status Finish() = 0;
+};
+
+}  // namespace holdfast::device

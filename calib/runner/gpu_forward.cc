@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The pass of cpu_forward.cc on a GPU: matmuls and attention are torch's (cuBLAS, flash attention), everything between them is ours, because
+// separate operations of torch would cost half as much again as the matmuls. Nothing waits for the device before the sample is done; the
+// observed maxima stay there until then. Buffers are torch's, whose allocator hands the same ones to the next sample.
+#include <ATen/ATen.h>
+#include <torch/version.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <tuple>
+
+#include "calib/model/rope.h"
+#include "calib/runner/device_kernels.h"
+#include "calib/runner/forward.h"
+
+// scaled_dot_product_attention with grouped heads.
+#define HOLDFAST_FLASH_ATTENTION (TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 5))
+
+namespace holdfast {
+namespace {
+
+constexpr size_t kInputs = std::tuple_size_v<SiteSlots>;   // observed tensors of a layer
+
+uint16_t* Raw(const at::Tensor& t) { return static_cast<uint16_t*>(t.data_ptr()); }
+size_t Count(const at::Tensor& t) { return static_cast<size_t>(t.numel()); }
+
+// One sample on its way through the range.
+class GpuPass {
+ public:
+  GpuPass(const Range& range, const ForwardInput& input)
+      : range_(range), spec_(range.spec), tokens_(static_cast<int64_t>(input.tokens)), head_dim_(spec_.head_dim), heads_(spec_.heads),
+        kv_heads_(spec_.kv_heads), inner_(static_cast<int64_t>(spec_.intermediate)) {
+    const int64_t hidden = static_cast<int64_t>(spec_.hidden);
+    normed_ = Bf16({tokens_, hidden});
+    delta_ = Bf16({tokens_, hidden});
+    qkv_ = Bf16({tokens_, (heads_ + 2 * kv_heads_) * head_dim_});
+    gate_up_ = Bf16({tokens_, 2 * inner_});
+    activated_ = Bf16({tokens_, inner_});
+    amax_ = at::zeros({static_cast<int64_t>(range.weights.layers.size() * kInputs)}, at::TensorOptions().dtype(at::kInt).device(range.device));
+    const RopeTable table = MakeRopeTable(spec_, input.tokens);
+    cos_ = Upload(table.cos.data(), {tokens_, head_dim_ / 2}, at::kBFloat16);
+    sin_ = Upload(table.sin.data(), {tokens_, head_dim_ / 2}, at::kBFloat16);
+    if (input.ids == nullptr) {
+      HOLDFAST_CHECK(input.hidden.size() == input.tokens * spec_.hidden * 2);
+      x_ = Upload(input.hidden.data(), {tokens_, hidden}, at::kBFloat16);
+    } else {
+      x_ = range.weights.embedding.index_select(0, Upload(input.ids->data(), {tokens_}, at::kInt));
+    }
+  }
+
+  ForwardResult Run(bool want_hidden) {
+    const size_t layers = range_.weights.layers.size();
+    for (size_t i = 0; i < layers; ++i) {
+      const LayerWeights& w = range_.weights.layers[i];
+      Attention(i, w);
+      Mlp(i, w);
+      if (i + 1 == layers && !want_hidden) return Finish(want_hidden);   // nobody reads what down_proj would give
+      Linear(activated_, w.down, delta_);
+      pending_ = true;
+    }
+    if (pending_) device::Add(Raw(x_), Raw(delta_), Count(x_));
+    return Finish(want_hidden);
+  }
+
+ private:
+  at::Tensor Bf16(at::IntArrayRef shape) const { return at::empty(shape, at::TensorOptions().dtype(at::kBFloat16).device(range_.device)); }
+  at::Tensor Upload(const void* values, at::IntArrayRef shape, at::ScalarType type) const {
+    at::Tensor host = at::empty(shape, type);
+    std::memcpy(host.data_ptr(), values, host.nbytes());
+    return host.to(range_.device);
+  }
+  size_t Tokens() const { return static_cast<size_t>(tokens_); }
+  uint32_t* Slot(size_t layer, LinearInput input) const {
+    if (range_.slots[layer][static_cast<size_t>(input)].empty()) return nullptr;
+    return static_cast<uint32_t*>(amax_.data_ptr()) + layer * kInputs + static_cast<size_t>(input);
+  }
+
+  // out = x * weight^T (+ bias), rounded to bf16 once.
+  static void Linear(const at::Tensor& x, const LayerWeights::Linear& linear, at::Tensor& out) {
+    if (linear.bias.defined()) at::addmm_out(out, linear.bias, x, linear.weight.t());
+    else at::mm_out(out, x, linear.weight.t());
+  }
+
+  void Norm(const at::Tensor& weight, uint32_t* amax) {
+    device::RmsNorm(Raw(x_), pending_ ? Raw(delta_) : nullptr, Raw(weight), static_cast<float>(spec_.norm_eps), Tokens(), spec_.hidden,
+                    Raw(normed_), amax);
+    pending_ = false;
+  }
+
+  void Attention(size_t layer, const LayerWeights& w) {
+    Norm(w.input_norm, Slot(layer, LinearInput::kAttention));
+    Linear(normed_, w.qkv, qkv_);
+    device::Rotate(Raw(qkv_), static_cast<size_t>(qkv_.size(1)), Raw(cos_), Raw(sin_), Tokens(), static_cast<size_t>(heads_ + kv_heads_),
+                   static_cast<size_t>(head_dim_));
+    const at::Tensor mixed = Attend(spec_.window[range_.first_layer + layer]).transpose(0, 1).reshape({tokens_, heads_ * head_dim_});
+    if (uint32_t* amax = Slot(layer, LinearInput::kAttentionOut)) device::Amax(Raw(mixed), Count(mixed), amax);
+    Linear(mixed, w.o, delta_);
+    pending_ = true;
+  }
+
+  // [heads, tokens, head_dim]
+  at::Tensor Heads(int64_t first, int64_t count) const {
+    return qkv_.narrow(1, first * head_dim_, count * head_dim_).view({tokens_, count, head_dim_}).transpose(0, 1);
+  }
+  at::Tensor Attend(uint64_t window) {
+    const at::Tensor q = Heads(0, heads_).unsqueeze(0), k = Heads(heads_, kv_heads_).unsqueeze(0), v = Heads(heads_ + kv_heads_, kv_heads_).unsqueeze(0);
+#if HOLDFAST_FLASH_ATTENTION
+    if (window == 0 || window >= static_cast<uint64_t>(tokens_)) {
+      return at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, scale_, /*enable_gqa=*/heads_ != kv_heads_).squeeze(0);
+    }
+    // Kernels that take a mask want a key head for each head.
+    return at::scaled_dot_product_attention(q, ForEachHead(k), ForEachHead(v), Mask(window), 0.0, /*is_causal=*/false, scale_).squeeze(0);
+#else
+    const at::Tensor hidden = at::logical_not(Mask(window == 0 ? static_cast<uint64_t>(tokens_) : window));
+    const at::Tensor scores = (at::matmul(q, ForEachHead(k).transpose(-1, -2)) * scale_).masked_fill(hidden, -std::numeric_limits<float>::infinity());
+    return at::matmul(at::softmax(scores, -1, at::kFloat).to(at::kBFloat16), ForEachHead(v)).squeeze(0);
+#endif
+  }
+  at::Tensor ForEachHead(const at::Tensor& of_key_heads) const { return of_key_heads.repeat_interleave(heads_ / kv_heads_, 1); }
+  const at::Tensor& Mask(uint64_t window) {   // which keys a query sees; layers alternate between few kinds of window
+    at::Tensor& mask = masks_[window];
+    if (!mask.defined()) {
+      const at::Tensor at = at::arange(tokens_, at::TensorOptions().dtype(at::kLong).device(range_.device));
+      const at::Tensor back = at.unsqueeze(1) - at.unsqueeze(0);
+      mask = at::logical_and(back >= 0, back < static_cast<int64_t>(window));
+    }
+    return mask;
+  }
+
+  void Mlp(size_t layer, const LayerWeights& w) {
+    Norm(w.mlp_norm, Slot(layer, LinearInput::kMlp));
+    Linear(normed_, w.gate_up, gate_up_);
+    uint32_t* amax = Slot(layer, LinearInput::kMlpOut);
+    using Activation = DecoderSpec::Activation;
+    if (spec_.activation == Activation::kSilu) return device::SiluMul(Raw(gate_up_), Tokens(), spec_.intermediate, Raw(activated_), amax);
+    const at::Tensor gate = gate_up_.narrow(1, 0, inner_).contiguous();
+    const at::Tensor a = at::gelu(gate, spec_.activation == Activation::kGelu ? "none" : "tanh");
+    device::MulUp(Raw(a), Raw(gate_up_), Tokens(), spec_.intermediate, Raw(activated_), amax);
+  }
+
+  ForwardResult Finish(bool want_hidden) const {
+    ForwardResult result;
+    result.amax.assign(range_.sites, 0.0f);
+    const at::Tensor seen = amax_.cpu();   // waits for the sample
+    const auto* bits = static_cast<const uint32_t*>(seen.data_ptr());
+    for (size_t layer = 0; layer < range_.slots.size(); ++layer) {
+      for (size_t input = 0; input < kInputs; ++input) {
+        const float amax = std::bit_cast<float>(bits[layer * kInputs + input] << 16);
+        for (const uint32_t slot : range_.slots[layer][input]) result.amax[slot] = amax;
+      }
+    }
+    if (!want_hidden) return result;
+    result.hidden.resize(x_.nbytes());
+    at::from_blob(result.hidden.data(), x_.sizes(), at::kBFloat16).copy_(x_);
+    return result;
+  }
+
+  const Range& range_;
+  const DecoderSpec& spec_;
+  const int64_t tokens_, head_dim_, heads_, kv_heads_, inner_;
+  const double scale_ = 1.0 / std::sqrt(static_cast<double>(head_dim_));
+  at::Tensor x_;          // the residual stream; the last linear's result waits in delta_ while pending_
+  at::Tensor normed_, delta_, qkv_, gate_up_, activated_, cos_, sin_;
+  at::Tensor amax_;       // int32 [layers * kInputs]: bf16 bits
+  std::map<uint64_t, at::Tensor> masks_;
+  bool pending_ = false;
+};
+
+}  // namespace
+
+bool GpuForwardFits(const DecoderSpec& spec) { return device::ShapesFit(spec.hidden, spec.intermediate, spec.head_dim); }
+
+Result<ForwardResult> GpuForward(const Range& range, const ForwardInput& input) {
+  HOLDFAST_TRY(device::Use(range.device.has_index() ? range.device.index() : 0));
+  return GpuPass(range, input).Run(input.want_hidden);
+}
+
+}  // namespace holdfast
