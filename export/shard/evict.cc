@@ -161,65 +161,66 @@ class Eviction {
     }
     for (const Site& m : members) HOLDFAST_TRY(Arrive(m.tensor->name));
     std::vector<Loaded> weights(members.size());
-    HOLDFAST_TRY(ParallelFor(options_.threads, members.size(),
-                             [&](size_t i) { return Load(*members[i].tensor, &weights[i]); }));
+    const bool resident = std::all_of(members.begin(), members.end(), [&](const Site& m) { return IsResident(*m.tensor); });
+    HOLDFAST_TRY(ParallelFor(options_.threads, members.size(), [&](size_t i) {
+      return resident ? FromDevice(*members[i].tensor, &weights[i]) : Load(*members[i].tensor, &weights[i]);
+    }));
     float weight_amax = 0, input_amax = 0;
     for (size_t i = 0; i < members.size(); ++i) {
-      HOLDFAST_ASSIGN(weights[i].amax, Amax(*members[i].tensor, weights[i].bytes));
       weight_amax_[members[i].index] = std::bit_cast<uint32_t>(weights[i].amax);
       source_digest_[members[i].tensor->name] = weights[i].digest;
       weight_amax = std::max(weight_amax, weights[i].amax);
       if (plan_.input_scales) input_amax = std::max(input_amax, input_amax_[members[i].index]);
     }
     for (size_t i = 0; i < members.size(); ++i) {
-      HOLDFAST_TRY(Quantize(members[i], weights[i].bytes, GlobalScale(weight_amax),
-                            GlobalScale(input_amax)));
+      HOLDFAST_TRY(Quantize(members[i], weights[i].bytes, resident, GlobalScale(weight_amax), GlobalScale(input_amax)));
       weights[i].bytes = {};
     }
     return OkStatus();
   }
 
+  bool IsResident(const TensorPlan& t) const {
+    return options_.resident != nullptr && options_.resident->Holds(t.name) && options_.expected && options_.expected(t.name).has_value();
+  }
+  // Its digest was checked when it was loaded.
+  Status FromDevice(const TensorPlan& t, Loaded* out) const {
+    out->digest = *options_.expected(t.name);
+    HOLDFAST_ASSIGN(out->amax, options_.resident->Amax(t.name));
+    return OkStatus();
+  }
+
+  // Read, hashed and looked through slice by slice, while a slice is in the CPU's cache.
   Status Load(const TensorPlan& t, Loaded* out) const {
     HOLDFAST_ASSIGN(const SourceModel::Place* place, Find(t));
     out->bytes.resize(place->tensor->bytes);
     Sha256Hasher hasher;
-    for (uint64_t at = 0; at < out->bytes.size();
-         at += kSliceBytes) {  // hashed while still in the CPU's cache
-      const auto slice =
-          std::span(out->bytes).subspan(at, std::min(kSliceBytes, out->bytes.size() - at));
+    bool finite = true;
+    for (uint64_t at = 0; at < out->bytes.size(); at += kSliceBytes) {
+      const auto slice = std::span(out->bytes).subspan(at, std::min(kSliceBytes, out->bytes.size() - at));
       HOLDFAST_TRY(place->file->file().Read(place->tensor->offset + at, slice));
       hasher.Update(slice);
+      const Result<float> amax = WeightAmax(t.dtype, slice, t.name);
+      finite = finite && amax.ok();
+      if (amax.ok()) out->amax = std::max(out->amax, *amax);
     }
     place->file->file().DropCache(place->tensor->offset, place->tensor->bytes);
     out->digest = hasher.Finish();
-    return CheckDigest(t, *place, out->digest);
+    HOLDFAST_TRY(CheckDigest(t, *place, out->digest));   // first: a changed file explains any value
+    if (finite) return OkStatus();
+    const Result<float> whole = WeightAmax(t.dtype, out->bytes, t.name);   // again, to name the element by its place in the tensor
+    HOLDFAST_CHECK(!whole.ok());
+    return whole.error();
   }
 
-  Result<float> Amax(const TensorPlan& t, ByteSpan bytes) const {
-    std::vector<float> partial((bytes.size() + kSliceBytes - 1) / kSliceBytes);
-    const Status finite = ParallelFor(options_.threads, partial.size(), [&](size_t i) -> Status {
-      const ByteSpan slice =
-          bytes.subspan(i * kSliceBytes, std::min(kSliceBytes, bytes.size() - i * kSliceBytes));
-      HOLDFAST_ASSIGN(partial[i], WeightAmax(t.dtype, slice, t.name));
-      return OkStatus();
-    });
-    if (!finite.ok()) return WeightAmax(t.dtype, bytes, t.name);  // again, to name the element
-    return partial.empty() ? 0 : *std::max_element(partial.begin(), partial.end());
-  }
-
-  Status Quantize(const Site& site, const Bytes& weight, float scale2, float input_scale) {
+  // `weight`: empty when it is resident.
+  Status Quantize(const Site& site, const Bytes& weight, bool resident, float scale2, float input_scale) {
     const SitePlan& s = *site.plan;
     Bytes packed(s.rows * s.cols / 2), scales(s.rows * s.cols / kNvfp4Block);
-    const uint64_t row_bytes = s.cols * DTypeBytes(site.tensor->dtype);
-    const uint64_t step = std::max<uint64_t>(1, kSliceBytes / std::max<uint64_t>(1, row_bytes));
-    HOLDFAST_TRY(ParallelFor(options_.threads, (s.rows + step - 1) / step, [&](size_t i) -> Status {
-      const uint64_t row = i * step, rows = std::min(step, s.rows - row);
-      QuantizeNvfp4(
-          site.tensor->dtype, ByteSpan(weight).subspan(row * row_bytes, rows * row_bytes), rows,
-          s.cols, scale2, std::span(packed).subspan(row * s.cols / 2, rows * s.cols / 2),
-          std::span(scales).subspan(row * s.cols / kNvfp4Block, rows * s.cols / kNvfp4Block));
-      return OkStatus();
-    }));
+    if (resident) {
+      HOLDFAST_TRY(options_.resident->Quantize(site.tensor->name, scale2, packed, scales));
+    } else {
+      HOLDFAST_TRY(QuantizeRows(site, weight, scale2, packed, scales));
+    }
     const std::string weight_name = s.module + ".weight";
     HOLDFAST_TRY(Store(weight_name, Codec::kStored, packed));
     HOLDFAST_TRY(Store(weight_name + "_scale", Codec::kZstd, scales));
@@ -227,6 +228,16 @@ class Eviction {
     if (plan_.input_scales) HOLDFAST_TRY(StoreScalar(s.module + ".input_scale", input_scale));
     quantized_.insert(s.module);
     return OkStatus();
+  }
+  Status QuantizeRows(const Site& site, const Bytes& weight, float scale2, std::span<uint8_t> packed, std::span<uint8_t> scales) const {
+    const uint64_t cols = site.plan->cols, row_bytes = cols * DTypeBytes(site.tensor->dtype);
+    const uint64_t step = std::max<uint64_t>(1, kSliceBytes / std::max<uint64_t>(1, row_bytes));
+    return ParallelFor(options_.threads, (site.plan->rows + step - 1) / step, [&](size_t i) -> Status {
+      const uint64_t row = i * step, rows = std::min(step, site.plan->rows - row);
+      QuantizeNvfp4(site.tensor->dtype, ByteSpan(weight).subspan(row * row_bytes, rows * row_bytes), rows, cols, scale2,
+                    packed.subspan(row * cols / 2, rows * cols / 2), scales.subspan(row * cols / kNvfp4Block, rows * cols / kNvfp4Block));
+      return OkStatus();
+    });
   }
 
   Status Store(const std::string& name, Codec codec, ByteSpan raw) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Eviction: one unit leaves the worker. Reads its source tensors by pread (one at a time in memory), quantizes the sites on all
+// Eviction: one unit leaves the worker. Reads its source tensors by pread (a set at a time in memory), quantizes the sites on all
 // given threads, writes everything into packs and returns the E record to commit. No torch.
 #pragma once
 
@@ -15,8 +15,20 @@
 
 namespace holdfast {
 
+// Weights that a worker still holds on a device, in the very values of the source. Called from several threads.
+class ResidentWeights {
+ public:
+  virtual ~ResidentWeights() = default;
+  virtual bool Holds(const std::string& tensor) const = 0;
+  // As WeightAmax and QuantizeNvfp4, for a tensor that it holds; the result lies in host memory when they return.
+  virtual Result<float> Amax(const std::string& tensor) = 0;
+  virtual Status Quantize(const std::string& tensor, float weight_scale_2, std::span<uint8_t> packed, std::span<uint8_t> weight_scale) = 0;
+};
+
 struct EvictOptions {
   uint32_t threads = 1;
+  // Sites of a set that it holds whole, with digests that `expected` knows, are not read again. Null: everything is.
+  ResidentWeights* resident = nullptr;
   Nonce incarnation;
   const std::atomic<bool>* stop = nullptr;                 // kStopped between tensors when it turns true
   // Digest that a source tensor must have (from J or W); absent: not known yet. A difference is kInvalidArgument "source changed",

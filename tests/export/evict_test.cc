@@ -7,7 +7,9 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <functional>
 #include <limits>
+#include <tuple>
 
 #include "export/nvfp4/nvfp4.h"
 #include "ledger/base/parallel.h"
@@ -58,6 +60,60 @@ TEST_F(Evict, ThreadsDoNotChangeTheRecord) {
     const auto many = run_.Evict(Layer0(), Amax(), threads);
     ASSERT_TRUE(many.ok());
     EXPECT_EQ(many->ToJson(), one->ToJson());
+  }
+}
+
+// A device that holds some tensors, by reading them from the source and counting how often it is asked.
+class HeldWeights final : public ResidentWeights {
+ public:
+  HeldWeights(const SourceModel& source, std::function<bool(const std::string&)> holds) : source_(source), holds_(std::move(holds)) {}
+  bool Holds(const std::string& tensor) const override { return holds_(tensor); }
+  Result<float> Amax(const std::string& tensor) override {
+    return WeightAmax(source_.Find(tensor)->tensor->dtype, Read(tensor), tensor);
+  }
+  Status Quantize(const std::string& tensor, float scale2, std::span<uint8_t> packed, std::span<uint8_t> scales) override {
+    ++quantized;
+    const TensorInfo& info = *source_.Find(tensor)->tensor;
+    QuantizeNvfp4(info.dtype, Read(tensor), info.shape[0], info.shape[1], scale2, packed, scales);
+    return OkStatus();
+  }
+  int quantized = 0;
+
+ private:
+  Bytes Read(const std::string& tensor) const {
+    const SourceModel::Place* place = source_.Find(tensor);
+    Bytes bytes(place->tensor->bytes);
+    EXPECT_TRUE(place->file->Read(*place->tensor, bytes).ok());
+    return bytes;
+  }
+  const SourceModel& source_;
+  std::function<bool(const std::string&)> holds_;
+};
+
+TEST_F(Evict, ResidentWeightsGiveTheSameRecordAndAreNotReadAgain) {
+  const auto whole = run_.Evict(Layer0(), Amax(), 1);
+  ASSERT_TRUE(whole.ok());
+  const auto source = SourceModel::Open(fs_, run_.job().source);
+  ASSERT_TRUE(source.ok());
+  const auto digest = [&](const std::string& tensor) -> std::optional<Digest> {
+    const auto* place = (*source)->Find(tensor);
+    Bytes bytes(place->tensor->bytes);
+    EXPECT_TRUE(place->file->Read(*place->tensor, bytes).ok());
+    return Sha256(bytes);
+  };
+  const auto all = [](const std::string&) { return true; };
+  const auto no_gate = [](const std::string& t) { return t.find("gate_proj") == std::string::npos; };   // its set is read, then
+  for (const auto& [holds, known, quantized] : std::vector<std::tuple<std::function<bool(const std::string&)>, bool, int>>{
+           {all, true, 7}, {no_gate, true, 5}, {all, false, 0}}) {
+    HeldWeights held(**source, holds);
+    EvictOptions options;
+    options.threads = 3;
+    options.resident = &held;
+    if (known) options.expected = digest;
+    const auto r = EvictWith(options, Layer0());
+    ASSERT_TRUE(r.ok()) << r.error().message;
+    EXPECT_EQ(r->ToJson(), whole->ToJson());
+    EXPECT_EQ(held.quantized, quantized);
   }
 }
 
