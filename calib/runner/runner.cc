@@ -13,6 +13,9 @@
 
 #include "calib/runner/cuda_names.h"
 #include "calib/runner/forward.h"
+#ifdef HOLDFAST_HAVE_CUDA
+#include "calib/runner/gpu_resident.h"
+#endif
 #include "ledger/base/clock.h"
 
 namespace holdfast {
@@ -106,7 +109,11 @@ Path PathFor(const Target& target, [[maybe_unused]] const DecoderSpec& spec) {
 
 class Runner final : public LayerRangeRunner {
  public:
-  Runner(Range range, Path path) : range_(std::move(range)), path_(path) {}
+  Runner(Range range, Path path) : range_(std::move(range)), path_(path) {
+#ifdef HOLDFAST_HAVE_CUDA
+    if (!range_.weights.source_values.empty()) resident_ = HeldOnGpu(range_.weights, std::max<int>(0, range_.device.index()));
+#endif
+  }
 
   Result<ForwardResult> ForwardTokens(const std::vector<int32_t>& ids, Output output) override {
     HOLDFAST_CHECK(range_.first_layer == 0);
@@ -120,6 +127,7 @@ class Runner final : public LayerRangeRunner {
     }
     return Forward({.ids = nullptr, .hidden = hidden, .tokens = tokens, .want_hidden = output == Output::kHidden});
   }
+  ResidentWeights* Resident() override { return resident_.get(); }
 
  private:
   Result<ForwardResult> Forward(const ForwardInput& input) {
@@ -137,6 +145,7 @@ class Runner final : public LayerRangeRunner {
 
   const Range range_;
   const Path path_;
+  std::unique_ptr<ResidentWeights> resident_;
 };
 
 Result<std::unique_ptr<LayerRangeRunner>> LoadRange(const SourceModel& source, const DecoderSpec& spec, const Plan& plan,

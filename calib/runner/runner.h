@@ -15,6 +15,7 @@
 
 #include "calib/model/decoder.h"
 #include "calib/model/numerics.h"
+#include "export/shard/evict.h"
 
 namespace holdfast {
 
@@ -44,6 +45,8 @@ class LayerRangeRunner {
   virtual Result<ForwardResult> ForwardTokens(const std::vector<int32_t>& ids, Output output) = 0;
   // Later ranges: the cut that enters, [tokens, hidden] bf16.
   virtual Result<ForwardResult> ForwardHidden(ByteSpan hidden, uint64_t tokens, Output output) = 0;
+  // The weights as eviction may take them; lives as long as this. Null: it must read them from the source.
+  virtual ResidentWeights* Resident() { return nullptr; }
 };
 
 // Devices that libtorch sees: "cpu", "cuda:0 NVIDIA H200 ..."; numerics class per device name. Loads torch.

@@ -295,7 +295,11 @@ Result<RangeWeights> LoadWeights(const SourceModel& source, const DecoderSpec& s
     read.push_back(EmptyDigests(plan.units.at(spec.layers)));
     weights.embedding = builder.Embedding();
   }
-  HOLDFAST_TRY(RunJobs(source, options, builder.TakeJobs(), &read));
+  const std::vector<Job> jobs = builder.TakeJobs();
+  HOLDFAST_TRY(RunJobs(source, options, jobs, &read));
+  for (const Job& job : jobs) {
+    if (!job.target.is_cpu() && job.tensor->dtype == DType::kBF16 && job.target.dim() == 2) weights.source_values[job.tensor->name] = job.target;
+  }
   if (digests != nullptr) *digests = std::move(read);
   return weights;
 }

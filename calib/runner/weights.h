@@ -7,6 +7,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "calib/runner/runner.h"
@@ -24,6 +26,8 @@ struct LayerWeights {
 struct RangeWeights {
   at::Tensor embedding;              // bf16 [vocab, hidden]; undefined unless the range begins at layer 0
   std::vector<LayerWeights> layers;
+  // On a GPU: the matrices that have the source's own values (bf16), by the name of the source tensor. Views of the above.
+  std::map<std::string, at::Tensor> source_values;
 };
 
 Result<RangeWeights> LoadWeights(const SourceModel& source, const DecoderSpec& spec, const Plan& plan, const RunnerOptions& options,

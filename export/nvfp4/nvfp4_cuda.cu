@@ -260,41 +260,119 @@ float HostFloat(DType dtype, uint32_t bits) {
   return f;
 }
 
+// With one word of device memory to work in.
+Result<float> AmaxThrough(uint32_t* device, DType dtype, const void* weight, uint64_t elements, const std::string& name, cudaStream_t s) {
+  if (dtype != DType::kBF16 && dtype != DType::kF16 && dtype != DType::kF32) return WrongType(dtype, name);
+  uint32_t bits = 0;
+  const uint32_t grid = static_cast<uint32_t>(std::clamp<uint64_t>(elements / kThreads / 64, 1, 2048));
+  HOLDFAST_TRY(FromCuda(cudaMemsetAsync(device, 0, sizeof bits, s), "clearing memory"));
+  if (dtype == DType::kF32) {
+    AbsMaxKernel<uint32_t><<<grid, kThreads, 0, s>>>(static_cast<const uint32_t*>(weight), elements, device);
+  } else {
+    AbsMaxKernel<uint16_t><<<grid, kThreads, 0, s>>>(static_cast<const uint16_t*>(weight), elements, device);
+  }
+  HOLDFAST_TRY(FromCuda(cudaGetLastError(), "launching the amax kernel"));
+  HOLDFAST_TRY(FromCuda(cudaMemcpyAsync(&bits, device, sizeof bits, cudaMemcpyDeviceToHost, s), "copying amax back"));
+  HOLDFAST_TRY(FromCuda(cudaStreamSynchronize(s), "computing amax"));
+  const uint32_t inf = dtype == DType::kBF16 ? 0x7f80 : dtype == DType::kF16 ? 0x7c00 : 0x7f800000;
+  if (bits < inf) return HostFloat(dtype, bits);
+  return InvalidArgument(name + ": holds a value that is not finite; it cannot be quantized. Repair the source checkpoint.");
+}
+
+// Two pieces in turn: while the host takes one out of pinned memory, the device makes the other.
+class PiecewiseQuantizer final : public CudaQuantizer {
+ public:
+  explicit PiecewiseQuantizer(int device) : device_(device) {}
+  ~PiecewiseQuantizer() override {
+    if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+    for (Half& h : halves_) {
+      if (h.done != nullptr) cudaEventDestroy(h.done);
+      cudaFree(h.on_device);
+      cudaFreeHost(h.on_host);
+    }
+    cudaFree(amax_);
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+  Status Open() {
+    HOLDFAST_TRY(FromCuda(cudaSetDevice(device_), "choosing the device"));
+    HOLDFAST_TRY(FromCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"));
+    HOLDFAST_TRY(FromCuda(cudaMalloc(&amax_, sizeof *amax_), "allocating 4 bytes"));
+    for (Half& h : halves_) {
+      HOLDFAST_TRY(FromCuda(cudaMalloc(&h.on_device, kPieceBytes), "allocating a piece"));
+      HOLDFAST_TRY(FromCuda(cudaHostAlloc(&h.on_host, kPieceBytes, cudaHostAllocDefault), "allocating pinned memory"));
+      HOLDFAST_TRY(FromCuda(cudaEventCreateWithFlags(&h.done, cudaEventDisableTiming), "making an event"));
+    }
+    return OkStatus();
+  }
+  Result<float> Amax(DType dtype, const void* weight, uint64_t elements, const std::string& name) override {
+    HOLDFAST_TRY(FromCuda(cudaSetDevice(device_), "choosing the device"));
+    return AmaxThrough(amax_, dtype, weight, elements, name, stream_);
+  }
+  Status Quantize(DType dtype, const void* weight, uint64_t rows, uint64_t cols, float weight_scale_2, std::span<uint8_t> packed,
+                  std::span<uint8_t> weight_scale) override {
+    HOLDFAST_CHECK(packed.size() == rows * cols / 2 && weight_scale.size() == rows * cols / kBlock);
+    HOLDFAST_TRY(FromCuda(cudaSetDevice(device_), "choosing the device"));
+    const uint64_t row_bytes = cols / 2 + cols / kBlock, step = kPieceBytes / std::max<uint64_t>(1, row_bytes);
+    if (step == 0) return Unsupported("a weight of " + std::to_string(cols) + " columns is too wide to be quantized on the device");
+    for (Half& h : halves_) h.codes = 0;   // of a call that failed half-way
+    uint32_t turn = 0;
+    for (uint64_t row = 0; row < rows; row += step, turn ^= 1) {
+      HOLDFAST_TRY(Take(halves_[turn], packed, weight_scale));
+      HOLDFAST_TRY(Begin(halves_[turn], dtype, weight, row, std::min(step, rows - row), cols, weight_scale_2));
+    }
+    HOLDFAST_TRY(Take(halves_[turn], packed, weight_scale));
+    return Take(halves_[turn ^ 1], packed, weight_scale);
+  }
+
+ private:
+  static constexpr size_t kPieceBytes = 10u << 20;
+  struct Half {
+    uint8_t* on_device = nullptr;   // codes, then scales
+    uint8_t* on_host = nullptr;
+    cudaEvent_t done = nullptr;
+    uint64_t codes_at = 0, codes = 0, scales_at = 0, scales = 0;   // where the host wants them; 0 codes: nothing under way
+  };
+
+  Status Begin(Half& h, DType dtype, const void* weight, uint64_t row, uint64_t rows, uint64_t cols, float scale2) {
+    h.codes_at = row * cols / 2;
+    h.codes = rows * cols / 2;
+    h.scales_at = row * cols / kBlock;
+    h.scales = rows * cols / kBlock;
+    const auto* from = static_cast<const uint8_t*>(weight) + row * cols * DTypeBytes(dtype);
+    HOLDFAST_TRY(QuantizeNvfp4Cuda(dtype, from, rows, cols, scale2, h.on_device, h.on_device + h.codes, stream_));
+    HOLDFAST_TRY(FromCuda(cudaMemcpyAsync(h.on_host, h.on_device, h.codes + h.scales, cudaMemcpyDeviceToHost, stream_), "copying codes back"));
+    return FromCuda(cudaEventRecord(h.done, stream_), "copying codes back");
+  }
+  static Status Take(Half& h, std::span<uint8_t> packed, std::span<uint8_t> weight_scale) {
+    if (h.codes == 0) return OkStatus();
+    HOLDFAST_TRY(FromCuda(cudaEventSynchronize(h.done), "quantizing"));
+    std::copy_n(h.on_host, h.codes, packed.data() + h.codes_at);
+    std::copy_n(h.on_host + h.codes, h.scales, weight_scale.data() + h.scales_at);
+    h.codes = 0;
+    return OkStatus();
+  }
+
+  const int device_;
+  cudaStream_t stream_ = nullptr;
+  uint32_t* amax_ = nullptr;
+  Half halves_[2];
+};
+
 }  // namespace
+
+Result<std::unique_ptr<CudaQuantizer>> CudaQuantizer::New(int device) {
+  auto quantizer = std::make_unique<PiecewiseQuantizer>(device);
+  HOLDFAST_TRY(quantizer->Open());
+  return std::unique_ptr<CudaQuantizer>(std::move(quantizer));
+}
 
 Result<float> WeightAmaxCuda(DType dtype, const void* weight, uint64_t elements,
                              const std::string& name, void* stream) {
-  const auto s = static_cast<cudaStream_t>(stream);
-  if (dtype != DType::kBF16 && dtype != DType::kF16 && dtype != DType::kF32)
-    return WrongType(dtype, name);
   uint32_t* device = nullptr;
   HOLDFAST_TRY(FromCuda(cudaMalloc(&device, sizeof(uint32_t)), "allocating 4 bytes"));
-  uint32_t bits = 0;
-  const uint32_t grid =
-      static_cast<uint32_t>(std::clamp<uint64_t>(elements / kThreads / 64, 1, 2048));
-  const Status done = [&]() -> Status {
-    HOLDFAST_TRY(FromCuda(cudaMemsetAsync(device, 0, sizeof bits, s), "clearing memory"));
-    if (dtype == DType::kF32) {
-      AbsMaxKernel<uint32_t>
-          <<<grid, kThreads, 0, s>>>(static_cast<const uint32_t*>(weight), elements, device);
-    } else {
-      AbsMaxKernel<uint16_t>
-          <<<grid, kThreads, 0, s>>>(static_cast<const uint16_t*>(weight), elements, device);
-    }
-    HOLDFAST_TRY(FromCuda(cudaGetLastError(), "launching the amax kernel"));
-    HOLDFAST_TRY(FromCuda(cudaMemcpyAsync(&bits, device, sizeof bits, cudaMemcpyDeviceToHost, s),
-                          "copying amax back"));
-    return FromCuda(cudaStreamSynchronize(s), "computing amax");
-  }();
+  Result<float> amax = AmaxThrough(device, dtype, weight, elements, name, static_cast<cudaStream_t>(stream));
   cudaFree(device);
-  HOLDFAST_TRY(done);
-  const uint32_t inf = dtype == DType::kBF16 ? 0x7f80 : dtype == DType::kF16 ? 0x7c00 : 0x7f800000;
-  if (bits >= inf) {
-    return InvalidArgument(name +
-                           ": holds a value that is not finite; it cannot be quantized. Repair the "
-                           "source checkpoint.");
-  }
-  return HostFloat(dtype, bits);
+  return amax;
 }
 
 Status QuantizeNvfp4Cuda(DType dtype, const void* weight, uint64_t rows, uint64_t cols,

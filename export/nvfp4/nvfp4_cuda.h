@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
 
 #include "ledger/base/result.h"
@@ -22,5 +24,17 @@ Result<float> WeightAmaxCuda(DType dtype, const void* weight, uint64_t elements,
 Status QuantizeNvfp4Cuda(DType dtype, const void* weight, uint64_t rows, uint64_t cols,
                          float weight_scale_2, uint8_t* packed, uint8_t* weight_scale,
                          void* stream);
+
+// Quantizes weights that lie on a device into host memory: rows piece by piece, the kernel of one piece beside the copy of the last,
+// through pinned memory of its own (40 MiB). For one thread.
+class CudaQuantizer {
+ public:
+  static Result<std::unique_ptr<CudaQuantizer>> New(int device);
+  virtual ~CudaQuantizer() = default;
+  virtual Result<float> Amax(DType dtype, const void* weight, uint64_t elements, const std::string& name) = 0;
+  // As QuantizeNvfp4, `weight` on the device and 16-byte aligned. The result is there when it returns.
+  virtual Status Quantize(DType dtype, const void* weight, uint64_t rows, uint64_t cols, float weight_scale_2, std::span<uint8_t> packed,
+                          std::span<uint8_t> weight_scale) = 0;
+};
 
 }  // namespace holdfast

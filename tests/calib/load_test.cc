@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "calib/runner/runner.h"
+#include "export/nvfp4/nvfp4.h"
 #include "tests/calib/random_model.h"
 
 namespace holdfast {
@@ -168,6 +169,64 @@ TEST(Devices, CpuIsAlwaysThere) {
   EXPECT_THAT(NumericsClass("cpu"), HasSubstr("cpu/f32/"));
   unsetenv("HOLDFAST_MATMUL");
   EXPECT_THAT(NumericsClass("cuda:0"), HasSubstr("cuda/bf16/"));
+}
+
+// ---- on a GPU ----
+
+class LoadOnGpu : public Load {
+ protected:
+  void SetUp() override {
+    if (TorchDevices().size() == 1) GTEST_SKIP() << "no CUDA device, or a libtorch without CUDA";
+  }
+};
+
+TEST_F(LoadOnGpu, DigestsAreThoseOfTheFileWhateverItsDtype) {
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    Open({.layers = 2, .hidden = 2048, .intermediate = 6144, .vocab = 9000, .dtype = dtype});   // matrices of several pieces
+    Must(Try());
+    const auto on_cpu = digests_;
+    options_.device = "cuda";
+    options_.load_threads = 3;
+    Must(Try());
+    ASSERT_EQ(digests_.size(), on_cpu.size());
+    for (size_t i = 0; i < digests_.size(); ++i) EXPECT_EQ(digests_[i].tensors, on_cpu[i].tensors) << DTypeName(dtype);
+  }
+}
+
+TEST_F(LoadOnGpu, QuantizesWhatItHoldsToTheBytesOfTheCpu) {
+  Open({.layers = 1, .hidden = 2048, .intermediate = 6144});
+  options_.device = "cuda";
+  const auto runner = Must(Try());
+  ResidentWeights* held = runner->Resident();
+  ASSERT_NE(held, nullptr);
+  EXPECT_FALSE(held->Holds("model.layers.0.input_layernorm.weight"));
+  for (const SitePlan& site : plan_.units[0].sites) {
+    const std::string name = site.module + ".weight";
+    ASSERT_TRUE(held->Holds(name));
+    const auto* place = source_->Find(name);
+    Bytes raw(place->tensor->bytes), packed(site.rows * site.cols / 2), scales(packed.size() / 8), packed2(packed.size()), scales2(scales.size());
+    ASSERT_TRUE(place->file->Read(*place->tensor, raw).ok());
+    const float amax = Must(WeightAmax(DType::kBF16, raw, name));
+    EXPECT_EQ(Must(held->Amax(name)), amax);
+    QuantizeNvfp4(DType::kBF16, raw, site.rows, site.cols, GlobalScale(amax), packed, scales);
+    ASSERT_TRUE(held->Quantize(name, GlobalScale(amax), packed2, scales2).ok());
+    EXPECT_TRUE(packed == packed2 && scales == scales2) << name;
+  }
+}
+
+TEST_F(LoadOnGpu, WeightsThatWereRoundedAreNotTheSourcesOwn) {
+  Open({.layers = 1, .dtype = DType::kF16});
+  options_.device = "cuda";
+  EXPECT_EQ(Must(Try())->Resident(), nullptr);
+}
+
+TEST_F(LoadOnGpu, RefusesNonFiniteWeightsByTheirPlaceInTheTensor) {
+  Open({.layers = 1, .hidden = 2048, .intermediate = 6144});
+  Poke("model.layers.0.mlp.up_proj.weight", 9'000'000, 0x7f80);   // in the third piece
+  options_.device = "cuda";
+  const auto r = Try();
+  ASSERT_EQ(r.code(), ErrorCode::kInvalidArgument);
+  EXPECT_THAT(r.error().message, AllOf(HasSubstr("model.layers.0.mlp.up_proj.weight"), HasSubstr("element 9000000 is infinite")));
 }
 
 }  // namespace

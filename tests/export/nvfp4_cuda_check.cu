@@ -73,6 +73,25 @@ bool CompareAll() {
   return same;
 }
 
+// Rows in pieces, through pinned memory: the same bytes, also where the last piece is short.
+bool PiecesAreEqual() {
+  std::mt19937 random(10);
+  auto quantizer = CudaQuantizer::New(0);
+  if (!quantizer.ok()) return false;
+  bool same = true;
+  for (const auto& [rows, cols] : std::vector<std::pair<uint64_t, uint64_t>>{{1, 16}, {33, 4112}, {5000, 4096}, {8192, 5120}, {1000, 28672}}) {
+    const Bytes data = RandomWeights(DType::kBF16, rows * cols, 0, &random);
+    Bytes packed(rows * cols / 2), scales(rows * cols / 16), packed2(packed.size()), scales2(scales.size());
+    DeviceBuffer w(data.size());
+    cudaMemcpy(w.p, data.data(), data.size(), cudaMemcpyHostToDevice);
+    const auto amax = (*quantizer)->Amax(DType::kBF16, w.p, rows * cols, "w");
+    if (!amax.ok() || *amax != *WeightAmax(DType::kBF16, data, "w")) return false;
+    QuantizeNvfp4(DType::kBF16, data, rows, cols, GlobalScale(*amax), packed, scales);
+    same &= (*quantizer)->Quantize(DType::kBF16, w.p, rows, cols, GlobalScale(*amax), packed2, scales2).ok() && packed == packed2 && scales == scales2;
+  }
+  return same;
+}
+
 bool RefusesNonFinite() {
   const uint16_t host[16] = {0, 0x7f80};
   DeviceBuffer w(sizeof host);
@@ -126,7 +145,7 @@ int main() {
     std::printf("no CUDA device: skipped\n");
     return holdfast::kSkipped;
   }
-  const bool same = holdfast::CompareAll() && holdfast::RefusesNonFinite();
+  const bool same = holdfast::CompareAll() && holdfast::RefusesNonFinite() && holdfast::PiecesAreEqual();
   std::printf("CUDA NVFP4 %s the reference\n", same ? "equals" : "DIFFERS FROM");
   for (const auto type : {holdfast::DType::kBF16, holdfast::DType::kF16, holdfast::DType::kF32}) {
     holdfast::PrintSpeed(type, 14336, 4096);
