@@ -15,6 +15,10 @@ readonly PACKAGES=(
   nlohmann-json3-dev libcli11-dev libssl-dev libgtest-dev libgmock-dev
 )
 
+# What only tests need: the vector kernels on an emulated ARM.
+# shellcheck disable=SC2034
+readonly TEST_PACKAGES=(g++-aarch64-linux-gnu qemu-user)
+
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
   readonly BOLD=$'\033[1m' RED=$'\033[31m' PLAIN=$'\033[0m'
 else

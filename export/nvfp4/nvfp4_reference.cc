@@ -100,7 +100,8 @@ void QuantizeNvfp4Reference(DType dtype, ByteSpan weight, uint64_t rows, uint64_
   for (uint64_t block = 0; block < weight_scale.size(); ++block) {
     float block_max = 0;
     for (uint64_t i = 0; i < kNvfp4Block; ++i) {
-      block_max = std::fmax(block_max, std::fabs(Element(dtype, weight, block * kNvfp4Block + i)));
+      const float a = std::fabs(Element(dtype, weight, block * kNvfp4Block + i));
+      if (a > block_max) block_max = a;   // not fmax: GCC 12 for ARM fails on that reduction
     }
     float s = block_max / six_scales;
     if (s == 0) s = 1.0f;

@@ -52,15 +52,19 @@ inline BoundaryWeights WeightsAroundBoundaries(DType type, int blocks, std::mt19
   constexpr float kBoundaries[] = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
   std::uniform_real_distribution<float> mantissa(1.0f, 2.0f);
   BoundaryWeights out;
-  out.scale2 = type == DType::kF16 ? mantissa(*random) * 0x1p-6f : std::ldexp(mantissa(*random), static_cast<int>((*random)() % 120) - 90);
+  const float m = mantissa(*random);   // one draw a line: the order of a call's arguments is the compiler's choice
+  const int exponent = type == DType::kF16 ? -6 : static_cast<int>((*random)() % 120) - 90;
+  out.scale2 = std::ldexp(m, exponent);
   for (int b = 0; b < blocks; ++b) {
-    const float top = mantissa(*random) * static_cast<float>(1 << (*random)() % 3);   // the block's scale, before it is rounded to e4m3
+    float top = mantissa(*random);   // the block's scale, before it is rounded to e4m3
+    top *= static_cast<float>(1 << (*random)() % 3);
     const float divisor = E4m3ToFloat(FloatToE4m3(top)) * out.scale2;
     PutWeight(type, top * (6.0f * out.scale2), &out.data);
     for (int i = 1; i < 16; ++i) {
       const uint32_t bits = std::bit_cast<uint32_t>(kBoundaries[(*random)() % 7] * divisor);
       const uint32_t step = type == DType::kF32 ? 1 : type == DType::kBF16 ? 1u << 16 : 1u << 13;
-      PutWeight(type, std::bit_cast<float>(bits + static_cast<uint32_t>((*random)() % 5) * step - 2 * step), &out.data);
+      const uint32_t away = static_cast<uint32_t>((*random)() % 5);
+      PutWeight(type, std::bit_cast<float>(bits + away * step - 2 * step), &out.data);
     }
   }
   return out;
