@@ -66,6 +66,7 @@ struct Log {
   std::optional<MergeRecord> published;
   std::optional<DoneRecord> done;
   std::map<uint32_t, SourceRead> source_reads;
+  std::vector<uint32_t> omitted;                                 // samples that are left out, ascending
   std::vector<Writer> writers;                                   // slot order within a stream
   std::vector<Said<Claim>> claims;
   std::map<Nonce, Incarnation> lives;                            // incarnations that introduced themselves
@@ -75,6 +76,8 @@ struct Log {
   // The record that counts, or null.
   const Said<SampleRecord>* Sample(uint32_t sample, uint32_t layer) const;
   const Said<LayerRecord>* Layer(uint32_t unit) const;
+  bool Omitted(uint32_t sample) const;
+  bool Counts(const LayerRecord& layer) const;   // made with the samples that are in
 };
 
 struct Context {

@@ -373,7 +373,7 @@ void FindJobId(Context* c, const std::vector<std::string>& streams) {
 bool CheckFormatFile(Context* c) {
   const auto bytes = c->fs.ReadFile(c->layout.FormatFile(), kFormatBytesMax);
   const Status status = CheckFormat(c->fs, c->layout);
-  const std::string advice = "copy FORMAT from any other run directory of the same version: it is the same in all of them";
+  const std::string advice = "copy FORMAT from any other run directory of the same version: it is the same in all of them that were begun alike, with --skip-samples or without";
   if (status.code() == ErrorCode::kUnsupported) {
     c->Error("F001", "FORMAT", status.error().message, "use the holdfast that made this directory");
     return false;

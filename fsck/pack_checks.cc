@@ -194,6 +194,7 @@ class LayerChecker {
     if (!plan_.input_scales || unit_.id >= plan_.layers || !c_.log.job) return;
     std::vector<float> joined(unit_.sites.size(), 0.0f);
     for (uint32_t sample = 0; sample < c_.log.job->samples; ++sample) {
+      if (std::binary_search(e_.omitted.begin(), e_.omitted.end(), sample)) continue;
       const auto* s = c_.log.Sample(sample, unit_.id);
       if (s == nullptr) return;  // lost or voided: F010-F015 and F043 say so
       const size_t skip = plan_.SitesOf(s->value.first_layer, unit_.id).size();

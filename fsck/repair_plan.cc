@@ -23,6 +23,7 @@ std::string KeyText(const RecordKey& key) {
     case RecordClass::kSample: return "sample " + a + " from layer " + std::to_string(key.b);
     case RecordClass::kLayer: return "unit " + a;
     case RecordClass::kSeal: return "the seal";
+    case RecordClass::kOmit: return "that sample " + a + " is left out";
     case RecordClass::kDone: return "the end of the job";
     case RecordClass::kMerge: return key.a == kWholeOutput ? "the publication of the output" : "output file " + a;
     default: return std::string("record ") + static_cast<char>(key.cls) + " " + a;
@@ -191,10 +192,6 @@ class Planner {
   bool Struck(const std::string& stream, const RecordKey& key) const {
     return std::any_of(plan_.strikes.begin(), plan_.strikes.end(), [&](const auto& s) { return s.stream == stream && s.key == key; });
   }
-  template <class T>
-  bool Stands(const std::vector<Said<T>>& all) const {
-    return std::any_of(all.begin(), all.end(), [&](const auto& said) { return !Struck(said.stream, said.key); });
-  }
   bool SampleStands(uint32_t sample, uint32_t layer) const {
     const auto it = log_.samples.find(sample);
     if (it == log_.samples.end()) return false;
@@ -205,6 +202,7 @@ class Planner {
 
   bool Holds(const Plan& plan, const SealRecord& seal) const {
     for (uint32_t sample = 0; sample < seal.samples; ++sample) {
+      if (log_.Omitted(sample)) continue;
       for (uint32_t layer = seal.first_layer; layer < seal.last_layer; ++layer) {
         if (!SampleStands(sample, layer)) return false;
       }
@@ -212,14 +210,14 @@ class Planner {
     const auto units = UnitsOf(plan, {StageId(), seal.first_layer, seal.last_layer});
     return std::all_of(units.begin(), units.end(), [&](uint32_t unit) {
       const auto it = log_.layers.find(unit);
-      return it != log_.layers.end() && Stands(it->second);
+      return it != log_.layers.end() && std::any_of(it->second.begin(), it->second.end(), [&](const auto& s) { return log_.Counts(s.value) && !Struck(s.stream, s.key); });
     });
   }
 
   void StrikeSeals() {
     const Plan* plan = log_.plan();
     for (const auto& z : log_.seals) {
-      if (plan == nullptr || z.value.last_layer > plan->layers || Holds(*plan, z.value)) continue;
+      if (plan == nullptr || z.value.last_layer > plan->layers || z.value.omitted != log_.omitted || Holds(*plan, z.value)) continue;
       Strike(z.stream, z.key, "F043", "not all that it sealed is there any more");
     }
   }

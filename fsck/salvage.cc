@@ -38,6 +38,10 @@ class Judge {
         const auto plan = Parse<Plan>(r);
         return job_ && plain && plan.ok() && plan->number == k.a;
       }
+      case RecordClass::kOmit: {
+        const auto omit = Parse<OmitRecord>(r);
+        return job_ && plain && omit.ok() && omit->sample == k.a;
+      }
       case RecordClass::kSource: {
         const auto read = Parse<SourceRead>(r);
         return staged_ && plain && read.ok() && read->unit == k.a;

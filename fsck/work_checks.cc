@@ -32,8 +32,13 @@ const Said<SampleRecord>* Log::Sample(uint32_t sample, uint32_t layer) const {
 
 const Said<LayerRecord>* Log::Layer(uint32_t unit) const {
   const auto it = layers.find(unit);
-  return it == layers.end() ? nullptr : &it->second.front();
+  if (it == layers.end()) return nullptr;
+  const auto said = std::find_if(it->second.begin(), it->second.end(), [this](const auto& s) { return Counts(s.value); });
+  return said == it->second.end() ? nullptr : &*said;
 }
+
+bool Log::Omitted(uint32_t sample) const { return std::binary_search(omitted.begin(), omitted.end(), sample); }
+bool Log::Counts(const LayerRecord& layer) const { return layer.input_amax.empty() || layer.omitted == omitted; }
 
 namespace {
 
@@ -76,10 +81,26 @@ Status FoldSample(Context* c, const SaidRecord& said, const SaidRecord* next) {
   return OkStatus();
 }
 
+Status FoldOmission(Context* c, const SaidRecord& said) {
+  HOLDFAST_ASSIGN(const OmitRecord omit, Parse<OmitRecord>(said.record));
+  if (omit.sample != said.record.key.a) return Corrupt("its sample differs from its key's");
+  Log& log = c->log;
+  if (said.stream != RunLayout::JobStream() || !log.job || omit.sample >= log.job->samples || log.Omitted(omit.sample)) return OkStatus();
+  const std::string object = "sample " + std::to_string(omit.sample);
+  if (log.omitted.size() >= log.job->skip_samples) {
+    c->Add("F043", FsckSeverity::kWarning, object, "left out although the job allows only " + std::to_string(log.job->skip_samples) + "; it counts as not said", "");
+    return OkStatus();
+  }
+  log.omitted.insert(std::lower_bound(log.omitted.begin(), log.omitted.end(), omit.sample), omit.sample);
+  c->Add("F043", FsckSeverity::kInfo, object, "is left out: " + omit.why, "");
+  return OkStatus();
+}
+
 Status FoldOne(Context* c, const SaidRecord& said, const SaidRecord* next) {
   switch (said.record.key.cls) {
     case RecordClass::kJob: return FoldJob(c, said);
     case RecordClass::kSample: return FoldSample(c, said, next);
+    case RecordClass::kOmit: return FoldOmission(c, said);
     case RecordClass::kMerge: return FoldMerge(c, said);
     case RecordClass::kPlan: {
       HOLDFAST_ASSIGN(Plan plan, Parse<Plan>(said.record));
@@ -239,6 +260,7 @@ void CheckDeadSites(Context* c, const Plan& plan) {
     std::vector<float> joined(sites.size(), 0.0f);
     bool complete = c->log.job->samples > 0;
     for (uint32_t sample = 0; complete && sample < c->log.job->samples; ++sample) {
+      if (c->log.Omitted(sample)) continue;
       const auto* s = c->log.Sample(sample, layer);
       const size_t skip = s == nullptr ? 0 : plan.SitesOf(s->value.first_layer, layer).size();
       complete = s != nullptr && s->value.amax.size() >= skip + sites.size();
@@ -275,6 +297,7 @@ void CheckSamples(Context* c) {
   if (plan == nullptr || !c->log.job) return;
   for (const auto& [sample, all] : c->log.samples) {
     CheckRepeated(c, all);
+    if (c->log.Omitted(sample)) continue;   // what it is left out for is no damage
     for (const auto& s : all) {
       CheckAmax(c, *plan, s);
       CheckInput(c, s);
@@ -292,6 +315,7 @@ void CheckSeals(Context* c) {
   const bool folded = !log.damaged && !log.seals.empty() && state.Refresh().ok();
   for (const auto& z : log.seals) {
     const SealRecord& seal = z.value;
+    if (seal.omitted != log.omitted) continue;   // sealed with other samples: it says nothing about these
     const std::string object = "seal of " + z.stream + " (slot " + std::to_string(z.seq) + ")";
     if (seal.samples != log.job->samples || seal.last_layer > plan->layers || seal.first_layer >= seal.last_layer) {
       c->Error("F043", object, "seals " + std::to_string(seal.samples) + " samples of layers " + std::to_string(seal.first_layer) + "-" +
@@ -300,6 +324,7 @@ void CheckSeals(Context* c) {
     }
     std::string missing;
     for (uint32_t sample = 0; missing.empty() && sample < seal.samples; ++sample) {
+      if (log.Omitted(sample)) continue;
       for (uint32_t layer = seal.first_layer; missing.empty() && layer < seal.last_layer; ++layer) {
         if (log.Sample(sample, layer) == nullptr) missing = "sample " + std::to_string(sample) + " of layer " + std::to_string(layer);
       }

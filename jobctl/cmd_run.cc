@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdio>
 #include <memory>
+#include <set>
 #include <thread>
 
 #include "daemon/node/job_driver.h"
@@ -90,6 +91,7 @@ class RunJob {
   Status Judge(const Supervisor& node) const;
   Status StartMine(Supervisor& node);
   NodeView Self();
+  void TellOmissions();
   void CleanUp();
 
   const RunOptions options_;
@@ -111,6 +113,7 @@ class RunJob {
   std::unique_ptr<StreamReader> fresh_reader_;   // of a new job: its uuid is not in any fold yet. Outlives the writer
   std::unique_ptr<StreamWriter> job_writer_;
   uint64_t looked_ns_ = 0, beats_ = 0;
+  std::set<uint32_t> told_omitted_;
   Json report_;
 };
 
@@ -273,9 +276,9 @@ Status RunJob::Begin() {
   driver_.set_self(self_);
   const Status made = fs_.MakeDirs(state_.layout().TmpDir(self_.nonce));
   if (!made.ok()) return InvalidArgument("--run-dir " + options_.run_dir + ": cannot write there (" + made.error().message + ")");
-  const Status format = EnsureFormat(fs_, state_.layout(), self_.nonce);
+  const Status format = EnsureFormat(fs_, state_.layout(), self_.nonce, FeaturesOf(fresh_ ? new_job_.spec : state_.job()));
   if (!format.ok()) {
-    if (format.code() == ErrorCode::kUnsupported || format.code() == ErrorCode::kResourceExhausted) return format;
+    if (format.code() == ErrorCode::kUnsupported || format.code() == ErrorCode::kInvalidArgument || format.code() == ErrorCode::kResourceExhausted) return format;
     return InvalidArgument("--run-dir " + options_.run_dir + ": cannot write there (" + format.error().message + ")");
   }
   std::vector<Record> records;
@@ -330,7 +333,8 @@ Status RunJob::StartMine(Supervisor& node) {
     TaskSpec spec;
     spec.key = {state_.layout().root(), merge, plan.stage};
     spec.plan = plan;
-    spec.samples_total = state_.job().samples;
+    spec.samples_total = state_.samples_in();
+    spec.omitted = state_.OmittedSamples();
     spec.size = {.window = threads_, .threads = threads_};
     spec.device = device_.name;
     spec.reason = fresh_ ? "start" : "resume";
@@ -338,7 +342,9 @@ Status RunJob::StartMine(Supervisor& node) {
   };
   for (const StagePlan& plan : driver_.StagesOf(self_.node)) {
     TaskSpec spec = task(plan, /*merge=*/false);
-    if (node.Find(spec.key) != nullptr) continue;
+    const Task* had = node.Find(spec.key);
+    const bool again = had != nullptr && had->state == TaskState::kDone && had->spec.omitted != spec.omitted;   // done with other samples
+    if (had != nullptr && !again) continue;
     for (const auto& s : resources_.stages) {
       if (s.plan.stage == plan.stage) spec.size = s.size;
     }
@@ -361,6 +367,15 @@ Status RunJob::Judge(const Supervisor& node) const {
   return OkStatus();
 }
 
+void RunJob::TellOmissions() {
+  for (const auto& [sample, omit] : state_.omitted()) {
+    if (!told_omitted_.insert(sample).second) continue;
+    progress_.Event("sample " + std::to_string(sample) + " is left out: " + omit.why + " (stage " + std::to_string(omit.stage.value) + "); " +
+                    std::to_string(state_.skips_left()) + " more may be");
+    progress_.EventJson({{"event", "omitted"}, {"sample", sample}, {"stage", omit.stage.value}, {"why", omit.why}});
+  }
+}
+
 Status RunJob::Turn(Supervisor& node) {
   const bool changed = node.Poll(node.AnyRunning() ? kTickMs : kStartTickMs);
   if (g_signal != 0) return Stopped("asked to stop by signal " + std::to_string(g_signal.load()));
@@ -371,6 +386,7 @@ Status RunJob::Turn(Supervisor& node) {
     HOLDFAST_TRY(driver_.Refresh());
     HOLDFAST_ASSIGN(const auto failed, driver_.Coordinate({Self()}));
     if (failed) return Internal(*failed);
+    TellOmissions();
     HOLDFAST_TRY(StartMine(node));
   }
   const Task* merge = node.Find({state_.layout().root(), true, {}});

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "daemon/node/job_report.h"
 #include "daemon/node/process.h"
 #include "jobctl/job_fold.h"
 #include "jobctl/options.h"
@@ -54,13 +55,13 @@ std::string StageLabel(const RunState& state, const StagePlan& plan, uint64_t sa
   const auto it = state.stages().find(plan.stage);
   if (it == state.stages().end()) return "waiting";
   if (it->second.seal) return "done";
-  if (samples_done == state.job().samples) return units_done == units ? "seal" : "evict";
+  if (samples_done == state.samples_in()) return units_done == units ? "seal" : "evict";
   return it->second.phase ? it->second.phase->phase : "start";
 }
 
 Json StageOfRun(const RunState& state, const StagePlan& plan) {
   uint64_t samples = 0, units_done = 0, bytes = 0;
-  for (uint32_t s = 0; s < state.job().samples; ++s) samples += state.SampleCovers(s, plan.first_layer, plan.last_layer);
+  for (uint32_t s = 0; s < state.job().samples; ++s) samples += !state.Omitted(s) && state.SampleCovers(s, plan.first_layer, plan.last_layer);
   const std::vector<uint32_t> units = UnitsOf(state.plan(), plan);
   for (uint32_t u : units) {
     const LayerRecord* e = state.Layer(u);
@@ -79,7 +80,7 @@ Json StageOfRun(const RunState& state, const StagePlan& plan) {
     last_wall = it->second.last_wall_ns;
   }
   return {{"stage", plan.stage.value}, {"first_layer", plan.first_layer}, {"last_layer", plan.last_layer}, {"node", node},
-          {"phase", StageLabel(state, plan, samples, units_done, units.size())}, {"samples_done", samples}, {"samples_total", state.job().samples},
+          {"phase", StageLabel(state, plan, samples, units_done, units.size())}, {"samples_done", samples}, {"samples_total", state.samples_in()},
           {"units_done", units_done}, {"units_total", units.size()}, {"bytes_evicted", bytes}, {"restarts", restarts}, {"claims", claims},
           {"last_commit_wall_ns", last_wall}};
 }
@@ -90,7 +91,7 @@ Json StatusJson(const RunState& state) {
   Json stages = Json::array();
   for (const StagePlan& s : state.plan().stages) stages.push_back(StageOfRun(state, s));
   Json doc{{"schema", kStatusSchema}, {"job", job.uuid.Hex()}, {"run_dir", state.layout().root()}, {"source", job.source}, {"out", job.out},
-           {"recipe", job.recipe}, {"numerics", job.numerics}, {"samples", job.samples}, {"seq_len", job.seq_len},
+           {"recipe", job.recipe}, {"numerics", job.numerics}, {"samples", job.samples}, {"skip_samples", job.skip_samples}, {"omitted", OmittedJson(state)}, {"seq_len", job.seq_len},
            {"state", state.done() ? "done" : activity.state}, {"owner", activity.who}, {"stages", stages},
            {"merge", {{"files_written", state.merge_written().size()}, {"published", state.published().has_value()}}},
            {"stale_records", state.stale_records()}, {"nondeterminism", state.nondeterminism()}};
@@ -103,6 +104,7 @@ std::string Render(const Json& d) {
   std::string out = d["state"].get<std::string>();
   if (!d["owner"].get<std::string>().empty() && d["state"] != "done") out += " (" + d["owner"].get<std::string>() + ")";
   out += ": " + d["source"].get<std::string>() + " -> " + d["out"].get<std::string>() + ", " + d["recipe"].get<std::string>() + "\n";
+  if (!d["omitted"].empty()) out += "  " + RenderOmitted(d["omitted"], d["samples"].get<uint64_t>()) + "\n";
   for (const Json& s : d["stages"]) {
     char line[256];
     std::snprintf(line, sizeof line, "  stage %-3u layers %u-%u  %-9s  samples %llu/%llu  layers evicted %llu/%llu  restarts %llu", s["stage"].get<unsigned>(),

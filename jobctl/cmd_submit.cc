@@ -96,6 +96,7 @@ RunOptions ForPreflight(const SubmitOptions& o) {
   r.calib = o.calib;
   r.out = o.out;
   r.samples = o.samples;
+  r.skip_samples = o.skip_samples;
   r.seq_len = o.seq_len;
   r.recipe = o.recipe;
   r.max_shard_size = o.max_shard_size;
@@ -161,7 +162,7 @@ Status WriteRunDirectory(RootSession* session, const Prepared& p) {
   const RunLayout run(session->layout().JobDir(JobIdOf(p.job.spec.uuid)));
   const Incarnation& self = session->self();
   HOLDFAST_TRY(fs.MakeDirs(run.TmpDir(self.nonce)));
-  HOLDFAST_TRY(EnsureFormat(fs, run, self.nonce));
+  HOLDFAST_TRY(EnsureFormat(fs, run, self.nonce, FeaturesOf(p.job.spec)));
   HOLDFAST_TRY(fs.SyncDir(session->layout().JobsDir()));
   StreamWriter::Options options;
   options.job = p.job.spec.uuid;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "daemon/node/job_report.h"
 #include "export/shard/output_plan.h"
 #include "ledger/fold/seal.h"
 
@@ -46,8 +47,8 @@ JobStatus FromQueue(const QueuedJob& job, const Queue& queue) {
 }
 
 void CountResults(const RunState& state, const StagePlan& plan, StageStatus* out) {
-  for (uint32_t s = 0; s < state.job().samples; ++s) out->samples_done += state.SampleCovers(s, plan.first_layer, plan.last_layer);
-  out->samples_total = state.job().samples;
+  for (uint32_t s = 0; s < state.job().samples; ++s) out->samples_done += !state.Omitted(s) && state.SampleCovers(s, plan.first_layer, plan.last_layer);
+  out->samples_total = state.samples_in();
   const std::vector<uint32_t> units = UnitsOf(state.plan(), plan);
   out->units_total = units.size();
   for (const uint32_t u : units) {
@@ -208,6 +209,8 @@ Status JobFold::Fold(const QueuedJob& job, const NodesSeen& nodes, JobStatus* ou
   out->numerics = EffectiveNumerics(*state);
   for (const auto& [who, share] : state->Shares()) out->shares.push_back({who.first, who.second, share.samples, share.units});
   out->samples = spec.samples;
+  out->skip_samples = spec.skip_samples;
+  out->omitted = OmittedJson(*state);
   out->seq_len = spec.seq_len;
   for (const StagePlan& plan : state->plan().stages) out->stages.push_back(DescribeStage(session_, *state, plan, job.submit.job, nodes));
   out->merge = DescribeMerge(*state, job.submit.job, nodes);

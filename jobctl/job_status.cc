@@ -113,7 +113,7 @@ Json ToJson(const JobStatus& job) {
            {"priority", job.priority}, {"after", job.after}, {"shard_layers", job.shard_layers}, {"on", job.on}, {"retries", job.retries},
            {"submitted_wall_ns", job.submitted_wall_ns}, {"ended_wall_ns", job.ended_wall_ns}, {"next", job.next}, {"folded", job.folded}, {"stages", std::move(stages)}};
   if (!job.folded) return doc;
-  doc.update({{"recipe", job.recipe}, {"numerics", job.numerics}, {"samples", job.samples}, {"seq_len", job.seq_len}, {"phase", JobPhase(job)},
+  doc.update({{"recipe", job.recipe}, {"numerics", job.numerics}, {"samples", job.samples}, {"seq_len", job.seq_len}, {"skip_samples", job.skip_samples}, {"omitted", job.omitted}, {"phase", JobPhase(job)},
               {"moves", std::move(moves)}, {"merge", ToJson(job.merge)}, {"shares", std::move(shares)}, {"restarts", job.restarts},
               {"eta_seconds", Optional(job.eta_seconds)}, {"stale_records", job.stale_records}, {"nondeterminism", job.nondeterminism}});
   if (!job.report.is_null()) doc["report"] = job.report;

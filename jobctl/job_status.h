@@ -68,7 +68,8 @@ struct JobStatus {
   std::vector<uint32_t> shard_layers;
   std::vector<std::string> on;
   int priority = 0;
-  uint32_t retries = 0, samples = 0, seq_len = 0;
+  uint32_t retries = 0, samples = 0, seq_len = 0, skip_samples = 0;
+  Json omitted = Json::array();                  // samples left out: [{sample, stage, why}]
   uint64_t submitted_wall_ns = 0, ended_wall_ns = 0;
   bool folded = false;                           // its ledger was read: what follows is known
   std::vector<Move> moves;                       // every assignment so far

@@ -151,6 +151,7 @@ void DeclareRun(CLI::App* app, Parsed* p) {
   cmd->add_option("--out", p->run.out, "output directory; appears when it is whole")->required();
   cmd->add_option("--run-dir", p->run.run_dir, "directory of the ledger (default: OUT.run)");
   cmd->add_option("--samples", p->run.samples, "calibration sequences (default: up to 512, as the file has)")->check(CLI::Range(1u, 1u << 20));
+  cmd->add_option("--skip-samples", p->run.skip_samples, "leave out at most so many samples that end workers or are not finite (default 0: fail)")->check(CLI::Range(0u, 1u << 20));
   cmd->add_option("--seq-len", p->run.seq_len, "tokens of one sequence at most (default 512)")->check(CLI::Range(1u, 1u << 20));
   cmd->add_option("--recipe", p->run.recipe, "nvfp4 (default), nvfp4-mlp-only, nvfp4-w4a16");
   cmd->add_option("--max-shard-size", p->run.max_shard_size, "largest output file (default 5G)");
@@ -177,6 +178,7 @@ void DeclareSubmit(CLI::App* app, Parsed* p) {
   cmd->add_option("--after", o->after, "job that must be done before; may be given several times")->delimiter(',');
   cmd->add_option("--priority", o->priority, "-100 to 100, higher goes first (default 0)")->check(CLI::Range(-100, 100));
   cmd->add_option("--samples", o->samples, "calibration sequences (default: up to 512, as the file has)")->check(CLI::Range(1u, 1u << 20));
+  cmd->add_option("--skip-samples", o->skip_samples, "leave out at most so many samples that end workers or are not finite (default 0: fail)")->check(CLI::Range(0u, 1u << 20));
   cmd->add_option("--seq-len", o->seq_len, "tokens of one sequence at most (default 512)")->check(CLI::Range(1u, 1u << 20));
   cmd->add_option("--recipe", o->recipe, "nvfp4 (default), nvfp4-mlp-only, nvfp4-w4a16");
   cmd->add_option("--max-shard-size", o->max_shard_size, "largest output file (default 5G)");

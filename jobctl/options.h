@@ -25,6 +25,7 @@ inline constexpr uint64_t kShardBytesDefault = 5'000'000'000;   // decimal, as H
 struct RunOptions {
   std::string source, calib, out, run_dir;
   std::optional<uint32_t> samples, seq_len;
+  uint32_t skip_samples = 0;              // so many may be left out
   std::vector<uint32_t> shard_layers;
   std::optional<uint32_t> stages;
   std::optional<std::string> recipe;
@@ -50,6 +51,7 @@ struct SubmitOptions {
   std::vector<std::string> on, after;
   int priority = 0;                       // -100 .. 100, higher goes first
   std::optional<uint32_t> samples, seq_len;
+  uint32_t skip_samples = 0;
   std::optional<std::string> recipe, max_shard_size;
   std::string notify;
   bool reproducible = false, json = false, quiet = false;

@@ -160,6 +160,11 @@ Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const De
   spec.config = std::string(AsText(*config_bytes));
   spec.samples = static_cast<uint32_t>(job.tokens.size());
   spec.samples_requested = options.samples.value_or(0);
+  spec.skip_samples = options.skip_samples;
+  if (spec.skip_samples >= spec.samples) {
+    return InvalidArgument("--skip-samples " + std::to_string(spec.skip_samples) + ": the calibration set has " + std::to_string(spec.samples) +
+                           " sample(s), and at least one must stay; give a smaller number");
+  }
   spec.seq_len = options.seq_len.value_or(kSeqLenDefault);
   spec.shard_bytes = kShardBytesDefault;
   if (options.max_shard_size) {
@@ -184,6 +189,7 @@ Status CompareWithJob(FileSystem& fs, const RunOptions& o, const JobSpec& job, c
       HOLDFAST_ASSIGN(shard_bytes, ParseSize(*o.max_shard_size));
     }
     if (shard_bytes != job.shard_bytes) return Changed("--max-shard-size", std::to_string(job.shard_bytes), std::to_string(shard_bytes));
+    if (o.skip_samples != job.skip_samples) return Changed("--skip-samples", std::to_string(job.skip_samples), std::to_string(o.skip_samples));
     const uint32_t requested = o.samples.value_or(0);
     if (requested != job.samples_requested && requested != job.samples) {
       const auto say = [](uint32_t n) { return n == 0 ? std::string("the default") : std::to_string(n); };

@@ -32,6 +32,9 @@ inline constexpr uint64_t kScanBytesMax = 16ull << 30;
 
 Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const Device& device, uint32_t threads);
 
+// Feature bits of the job's FORMAT.
+inline uint32_t FeaturesOf(const JobSpec& job) { return job.skip_samples > 0 ? kIncompatOmissions : 0; }
+
 // Refuses a resume whose arguments would change the result, naming the argument and both values.
 Status CompareWithJob(FileSystem& fs, const RunOptions& options, const JobSpec& job, const Device& device);
 // Refuses a source that changed since the job began: sizes and headers always, whole files where their time stamps moved.

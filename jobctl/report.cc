@@ -21,11 +21,22 @@ std::string SecondsText(uint64_t ms) {
 
 }  // namespace
 
+std::string RenderOmitted(const Json& omitted, uint64_t samples) {
+  if (!omitted.is_array() || omitted.empty()) return "";
+  std::string list;
+  for (const Json& o : omitted) {
+    if (o.is_object()) list += (list.empty() ? "" : ", ") + std::to_string(Number(o, "sample")) + " (" + Text(o, "why") + ")";
+  }
+  return std::to_string(omitted.size()) + " of " + std::to_string(samples) + " samples left out: " + list;
+}
+
 std::string RenderReport(const Json& r) {
   std::string out = "\nResult      " + Text(r, "out") + "\n";
   out += "Sizes       " + FormatSize(Number(r, "source_bytes")) + " in, " + FormatSize(Number(r, "output_bytes")) + " out in " +
          std::to_string(Number(r, "output_files")) + " file(s), " + std::to_string(Number(r, "quantized_linears")) + " linears in NVFP4 (" + Text(r, "recipe") + ")\n";
-  out += "Calibration " + std::to_string(Number(r, "samples")) + " samples, " + std::to_string(Number(r, "tokens")) + " tokens, " + Text(r, "numerics") + "\n";
+  const uint64_t left_out = r.contains("omitted") && r["omitted"].is_array() ? r["omitted"].size() : 0;
+  out += "Calibration " + std::to_string(Number(r, "samples") - std::min(Number(r, "samples"), left_out)) + " samples, " + std::to_string(Number(r, "tokens")) + " tokens, " + Text(r, "numerics") + "\n";
+  if (r.contains("omitted")) out += "            " + RenderOmitted(r["omitted"], Number(r, "samples")) + "\n";
   std::string times;   // of the phases that this process saw: in a cluster others see the rest
   uint64_t total = 0;
   for (const char* phase : {"check", "load", "calibrate", "evict", "merge"}) {

@@ -122,6 +122,7 @@ std::string JobHead(const JobStatus& job, Colours colours) {
 std::string JobBlock(const JobStatus& job, size_t moves_max, Colours colours) {
   std::string out = JobHead(job, colours) + "    " + Printable(job.source) + " -> " + Printable(job.out) + "\n";
   if (!job.detail.empty()) out += "    " + Printable(job.detail) + "\n";
+  if (!job.omitted.empty() && !job.report.is_object()) out += "    " + RenderOmitted(job.omitted, job.samples) + "\n";
   out += Moves(job, moves_max);
   if (!Ended(job) && job.state != "queued") {
     for (const StageStatus& s : job.stages) out += StageLine(s, colours);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,6 +42,11 @@ struct NodeView {                              // from a beat
   std::vector<TaskView> tasks;                 // of this job only
 };
 
+struct BlameView {                             // a sample that its stage can do nothing without, and that is not left out yet
+  uint32_t sample = 0;
+  std::string why;
+};
+
 struct StageView {                             // from the fold
   StageId stage;
   uint32_t first_layer = 0, last_layer = 0;
@@ -48,6 +54,7 @@ struct StageView {                             // from the fold
   bool sealed = false;
   uint32_t tail = 0;                           // next slot of its stream: a rise is a sign of life of its owner
   std::string owner;                           // node of the current claim; "" = never claimed or released
+  std::optional<BlameView> blame = {};
 };
 
 struct JobView {
@@ -59,6 +66,9 @@ struct JobView {
   bool reproducible = false;
   std::string numerics;                        // of the first claim of a stage; "" = nobody has worked on this job yet
   bool done = false;                           // D is there
+  uint32_t samples = 0;                        // of the calibration set
+  std::vector<uint32_t> omitted;               // of those, the ones that are left out
+  uint32_t skips_left = 0;                     // so many more may be
   StageMemory memory;
 };
 

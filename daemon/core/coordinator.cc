@@ -120,6 +120,7 @@ void Coordinator::Decide() {
   if (!job_ || job_->done || !job_->memory) return;
   if (assignment_ && assignment_->plan > job_->plan) return;  // the fold is behind our own commit
   if (proposed_ && now_ - *proposed_ < kRetryNs) return;
+  if (DecideOmission()) return;
   if (!heard_.AnyFresh(now_)) return;                        // who hears nobody is in no position to judge
   for (const std::string& name : heard_.MarkLost(now_)) {
     const auto has = [&](const StageView& s) { return !s.sealed && Named(name, s.stage); };
@@ -129,6 +130,20 @@ void Coordinator::Decide() {
   const bool sealed = std::all_of(job_->stages.begin(), job_->stages.end(), [](const StageView& s) { return s.sealed; });
   if (sealed && !job_->stages.empty()) DecideMerge();
   else DecideStages();
+}
+
+// true: one is on its way, and what there is to decide after it is another job. It follows from the ledger alone: no node has to be heard.
+bool Coordinator::DecideOmission() {
+  for (const StageView& s : job_->stages) {
+    if (s.sealed || !s.blame || job_->skips_left == 0) continue;
+    if (omitting_ && omitting_->first == s.blame->sample && now_ - omitting_->second < kRetryNs) return true;
+    omitting_ = {s.blame->sample, now_};
+    SayText("sample " + std::to_string(s.blame->sample) + " is left out: stage " + std::to_string(s.stage.value) + " says " + s.blame->why + " (" +
+            std::to_string(job_->omitted.size() + 1) + " of " + std::to_string(job_->samples) + " left out, " + std::to_string(job_->skips_left - 1) + " more may be)");
+    actions_.emplace_back(Omit{s.blame->sample, s.stage, s.blame->why});
+    return true;
+  }
+  return false;
 }
 
 void Coordinator::DecideMerge() {

@@ -11,6 +11,8 @@
 //   - a stage that waits, or that queues behind or runs beside another on one node, goes to a fit node that has nothing to do: one
 //     that came back, or a new one. Not before a stage's `tenure` on its node is over (against ping-pong), unless it waits
 //   - when all stages are sealed: the merge, on a live node; moved when that node is lost or fails
+//   - a sample that a stage blames is left out, as long as the job allows it: by the coordinator alone, so that the budget is kept by one. A blame
+//     that may not be followed is answered by the stage's worker, which fails
 //   - failure for good: a worker refused its input for reasons that hold on every node (error_code invalid_argument, unsupported, corrupt),
 //     or a stage was given up on by kGiveUpsMax nodes or by every fit one
 //
@@ -58,9 +60,14 @@ struct Assign {
   std::vector<StagePlace> places;
   std::string merge_node, numerics, why;
 };
+struct Omit {                              // to be committed in the job stream: this sample counts nowhere from then on
+  uint32_t sample = 0;
+  StageId stage;
+  std::string why;
+};
 struct FailJob { std::string detail; };    // what happened, to what, the next command
 struct Say { std::string text; };          // one line for the log: a node was lost, came back, ...
-using CoordinatorAction = std::variant<Assign, FailJob, Say>;
+using CoordinatorAction = std::variant<Assign, Omit, FailJob, Say>;
 
 class Coordinator {
  public:
@@ -97,6 +104,7 @@ class Coordinator {
   News On(const Tick&) { return News::kYes; }
   void HearTasks(HeardNode& node);
   void Decide();
+  bool DecideOmission();
   void DecideMerge();
   void SayWhyNot(const Requirement& required);
   bool Is(CoordinatorPolicy::Mutant mutant) const { return policy_.mutant == mutant; }
@@ -147,6 +155,7 @@ class Coordinator {
   std::optional<Assignment> assignment_;
   std::optional<TimeNs> gathering_;                  // since when a node that may work is there, until the first placement
   std::optional<TimeNs> proposed_;                   // an Assign is on its way into the ledger since
+  std::optional<std::pair<uint32_t, TimeNs>> omitting_;   // so is an Omit of this sample
   TimeNs noted_ = 0;                                 // when the notes in the ledger were last written
   std::map<StageId, uint32_t> tails_;
   std::map<StageId, TimeNs> moved_;                  // when its tail last did

@@ -36,6 +36,15 @@ void StageScheduler::OnFailed(uint32_t sample) {
   if (in_flight_.erase(sample) > 0) todo_.insert(sample);
 }
 
+uint64_t StageScheduler::OnOmitted(uint32_t sample) {
+  todo_.erase(sample);
+  in_packs_.erase(sample);
+  const auto held = held_.extract(sample);
+  const uint64_t bytes = held ? held.mapped().cut.size() : 0;
+  memory_bytes_ -= bytes;
+  return bytes;
+}
+
 bool StageScheduler::OnlySuspectsLeft() const {
   return std::all_of(todo_.begin(), todo_.end(), [this](uint32_t s) { return options_.suspects.contains(s); });
 }

@@ -46,6 +46,9 @@ class StageScheduler {
   void OnCutCommitted(uint32_t sample);          // it is in packs now
   void OnCommitted(uint32_t sample);             // our own record is durable
   void OnFailed(uint32_t sample);                // back to todo
+  // It is left out: not to be started any more. Returns the bytes of its cut that were held. What is in flight stays so until OnDropped.
+  uint64_t OnOmitted(uint32_t sample);
+  void OnDropped(uint32_t sample) { OnCommitted(sample); }   // it was computed, and is left out
 
   // Decision: the next sample to start, if the window has room and one is runnable.
   std::optional<StartSample> Next();

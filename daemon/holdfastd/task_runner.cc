@@ -164,7 +164,8 @@ void TaskRunner::Launch(const Wish& w, uint64_t reserve) {
   spec.key = w.key;
   spec.plan = w.plan;
   spec.device = options_.device.name;
-  spec.samples_total = state.job().samples;
+  spec.samples_total = state.samples_in();
+  spec.omitted = state.OmittedSamples();
   spec.log = log_.PathOf(w.job->id);
   spec.reason = "start";
   const uint64_t planned = Planned(), room = options_.memory_bytes > planned ? options_.memory_bytes - planned : 0;
@@ -226,7 +227,8 @@ void TaskRunner::Reconcile(const std::vector<Job>& jobs, bool intake) {
   if (paused_) return;
   for (const Wish& w : chosen) {
     const Task* t = supervisor_.Find(w.key);
-    if (t != nullptr && (t->view.pid != 0 || t->state == TaskState::kDone)) continue;
+    const bool done = t != nullptr && t->state == TaskState::kDone && t->spec.omitted == w.job->driver->state().OmittedSamples();
+    if (t != nullptr && (t->view.pid != 0 || done)) continue;
     uint64_t reserve = 0;
     for (const Wish& other : chosen) {
       const Task* o = supervisor_.Find(other.key);
@@ -254,7 +256,7 @@ TaskBeat TaskRunner::BeatOf(const Wish& w) const {
   t.job = w.job->id;
   t.stage = w.key.merge ? kMergeTask : w.plan.stage.value;
   t.state = "waiting";
-  t.samples_total = w.job->driver->state().job().samples;
+  t.samples_total = w.job->driver->state().samples_in();
   if (const auto it = setbacks_.find(w.key); it != setbacks_.end()) {
     t.state = it->second.state;
     t.error_code = it->second.error_code;

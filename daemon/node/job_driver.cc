@@ -5,6 +5,8 @@
 #include <deque>
 #include <map>
 
+#include "ledger/base/fail_point.h"
+
 namespace holdfast {
 namespace {
 
@@ -112,7 +114,7 @@ bool JobDriver::MergeOf(const std::string& node) const {
 
 uint64_t JobDriver::SamplesDone(const StagePlan& stage) const {
   uint64_t done = 0;
-  for (uint32_t s = 0; s < state_.job().samples; ++s) done += state_.SampleCovers(s, stage.first_layer, stage.last_layer);
+  for (uint32_t s = 0; s < state_.job().samples; ++s) done += !state_.Omitted(s) && state_.SampleCovers(s, stage.first_layer, stage.last_layer);
   return done;
 }
 
@@ -143,12 +145,17 @@ JobView JobDriver::View() {
   view.on = options_.on;
   view.reproducible = options_.reproducible;
   view.done = Done();
+  view.samples = state_.job().samples;
+  view.omitted = state_.OmittedSamples();
+  view.skips_left = state_.skips_left();
   for (const StagePlan& s : state_.plan().stages) {
     StageView stage{.stage = s.stage, .first_layer = s.first_layer, .last_layer = s.last_layer, .samples_done = SamplesDone(s),
-                    .samples_total = state_.job().samples, .sealed = Sealed(state_, s.stage), .tail = 0, .owner = {}};
+                    .samples_total = state_.samples_in(), .sealed = Sealed(state_, s.stage), .tail = 0, .owner = {}};
     if (const auto it = state_.stages().find(s.stage); it != state_.stages().end()) {
       stage.tail = it->second.stream.next_seq;
       if (!it->second.stream.released) stage.owner = it->second.stream.claim.node;
+      const auto& blame = it->second.blame;
+      if (blame && blame->sample < view.samples && !state_.Omitted(blame->sample)) stage.blame = BlameView{blame->sample, blame->why};
     }
     view.stages.push_back(std::move(stage));
   }
@@ -221,6 +228,9 @@ Result<std::optional<std::string>> JobDriver::Coordinate(const std::vector<NodeV
         if (options_.on_say) options_.on_say(say->text);
       } else if (const auto* fail = std::get_if<FailJob>(&action)) {
         return std::optional<std::string>(fail->detail);
+      } else if (const auto* omit = std::get_if<Omit>(&action)) {
+        HOLDFAST_TRY(Commit(*omit));
+        events.push_front(JobSeen{View()});
       } else {
         HOLDFAST_ASSIGN(Assignment committed, Commit(std::get<Assign>(action)));
         // Before anything else: a commit can take longer than the coordinator waits for it, and what it decided upon then would speak of the plan before.
@@ -257,6 +267,16 @@ Result<Assignment> JobDriver::Commit(const Assign& assign) {
   HOLDFAST_ASSIGN(const bool news, Refresh());
   (void)news;   // our own
   return a;
+}
+
+Status JobDriver::Commit(const Omit& omit) {
+  if (state_.skips_left() == 0 || state_.Omitted(omit.sample)) return OkStatus();   // the fold has the last word
+  const OmitRecord record{.sample = omit.sample, .stage = omit.stage, .why = omit.why};
+  HOLDFAST_TRY(Lost(writer_->Append({MakeControl({.cls = RecordClass::kOmit, .a = omit.sample}, record.ToJson())})));
+  HOLDFAST_TRY(FailPoint("omit", std::to_string(omit.sample)));
+  HOLDFAST_ASSIGN(const bool news, Refresh());
+  (void)news;   // our own
+  return OkStatus();
 }
 
 Status JobDriver::Renew() {

@@ -69,6 +69,7 @@ class JobDriver {
   std::vector<LayerRange> Given(const std::string& node) const;
   JobView View();
   Result<Assignment> Commit(const Assign& assign);
+  Status Commit(const Omit& omit);
   Status Renew();
   Status Lost(Status status);               // forgets the claim when it is gone
 

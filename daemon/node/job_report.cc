@@ -23,6 +23,12 @@ Status CollectOddSites(const RunState& state, Json* zero, Json* nan) {
 
 }  // namespace
 
+Json OmittedJson(const RunState& state) {
+  Json list = Json::array();
+  for (const auto& [sample, omit] : state.omitted()) list.push_back({{"sample", sample}, {"stage", omit.stage.value}, {"why", omit.why}});
+  return list;
+}
+
 Result<Json> BuildReport(const RunState& state, const std::map<std::string, uint64_t>& phase_ms, uint64_t rss_peak_bytes) {
   const JobSpec& job = state.job();
   Json phases = Json::object(), reasons = Json::object(), zero = Json::array(), nan = Json::array();
@@ -40,12 +46,14 @@ Result<Json> BuildReport(const RunState& state, const std::map<std::string, uint
   HOLDFAST_TRY(CollectOddSites(state, &zero, &nan));
   const OutputPlan output = PlanOutput(state.plan(), job.shard_bytes);
   uint64_t tokens = 0;
-  for (const auto& t : state.tokens()) tokens += t.size();
-  return Json{{"job", job.uuid.Hex()}, {"out", job.out}, {"source", job.source}, {"run_dir", state.layout().root()}, {"recipe", job.recipe},
+  for (uint32_t s = 0; s < state.tokens().size(); ++s) tokens += state.Omitted(s) ? 0 : state.tokens()[s].size();
+  Json report{{"job", job.uuid.Hex()}, {"out", job.out}, {"source", job.source}, {"run_dir", state.layout().root()}, {"recipe", job.recipe},
               {"numerics", job.numerics == kAnyNumerics ? EffectiveNumerics(state) : job.numerics}, {"samples", job.samples}, {"tokens", tokens}, {"quantized_linears", sites},
               {"source_bytes", source_bytes}, {"output_bytes", output.total_size}, {"output_files", output.files.size()},
               {"phase_ms", std::move(phases)}, {"restarts", restarts}, {"restart_reasons", std::move(reasons)},
               {"zero_amax_sites", std::move(zero)}, {"nan_amax_sites", std::move(nan)}, {"rss_peak_bytes", rss_peak_bytes}};
+  if (!state.omitted().empty()) report["omitted"] = OmittedJson(state);
+  return report;
 }
 
 }  // namespace holdfast

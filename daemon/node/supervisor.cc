@@ -22,6 +22,7 @@ struct Child {
   RestartLadder ladder{WorkerSize{}};
   OomCounters oom_at_start;
   uint64_t commits_at_start = 0;        // samples + units done when it was started: its yardstick of progress
+  uint64_t tries = 0, tries_at_start = 0;   // WorkerReport::tries of this life, and of the one before: what that one died of may have been a step
   uint32_t attempt = 0;
   uint64_t kill_at_ns = 0;              // when stopping
   std::optional<WorkerReport> failure;  // its last words
@@ -76,6 +77,7 @@ Status Supervisor::Impl::Launch(Child* c, const std::string& reason) {
   args.rss_peak_bytes = c->task.spec.rss_peak_bytes;
   c->oom_at_start = ReadOomCounters();
   c->commits_at_start = c->task.view.samples_done + c->task.view.units_done;
+  c->tries_at_start = c->tries;
   c->failure.reset();
   c->told_pause = false;
   const char* binary = c->task.spec.key.merge ? "/holdfast-merge" : "/holdfast-worker";
@@ -107,6 +109,8 @@ void Supervisor::Impl::Take(Child* c, const WorkerReport& r) {
   StageProgress& v = c->task.view;
   v.phase = r.phase;
   v.samples_done = r.samples_done;
+  if (r.samples_total > 0) v.samples_total = r.samples_total;
+  c->tries = r.tries;
   v.units_done = r.units_done;
   v.units_total = r.units_total;
   v.bytes_read = r.bytes_read;
@@ -157,7 +161,7 @@ void Supervisor::Impl::Restart(Child* c, const ChildEnd& end, const std::string&
   if (end.exited && end.code == 127) {
     return End(c, TaskState::kGaveUp, Internal("cannot run a child of " + options.bin_dir + ": build it, or reinstall holdfast"));
   }
-  const bool progress = c->task.view.samples_done + c->task.view.units_done > c->commits_at_start;
+  const bool progress = c->task.view.samples_done + c->task.view.units_done > c->commits_at_start || c->tries > c->tries_at_start;
   const WorkerSize before = c->ladder.size();
   const RestartLadder::Decision d = c->ladder.OnDeath(cause, progress);
   c->task.view.restarts = c->ladder.restarts();

@@ -45,6 +45,7 @@ struct TaskSpec {
   TaskKey key;
   StagePlan plan;
   uint64_t samples_total = 0, samples_done = 0;
+  std::vector<uint32_t> omitted;     // samples left out as of its start: when others are, a stage that was done is not
   WorkerSize size;
   uint64_t planned_bytes = 0;        // of memory, for whoever adds them up
   std::string device;

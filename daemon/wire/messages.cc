@@ -25,6 +25,7 @@ std::string WorkerReport::Encode() const {
                             {"phase", phase},
                             {"samples_done", samples_done},
                             {"samples_total", samples_total},
+                            {"tries", tries},
                             {"units_done", units_done},
                             {"units_total", units_total},
                             {"bytes_read", bytes_read},
@@ -57,6 +58,7 @@ Result<WorkerReport> WorkerReport::Decode(std::string_view text) {
   HOLDFAST_ASSIGN(r.phase, GetString(j, "phase", "worker report"));
   HOLDFAST_ASSIGN(r.samples_done, Count(j, "samples_done"));
   HOLDFAST_ASSIGN(r.samples_total, Count(j, "samples_total"));
+  HOLDFAST_ASSIGN(r.tries, Count(j, "tries"));
   HOLDFAST_ASSIGN(r.units_done, Count(j, "units_done"));
   HOLDFAST_ASSIGN(r.units_total, Count(j, "units_total"));
   HOLDFAST_ASSIGN(r.bytes_read, Count(j, "bytes_read"));

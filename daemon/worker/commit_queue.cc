@@ -2,6 +2,7 @@
 #include "daemon/worker/commit_queue.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace holdfast {
@@ -13,7 +14,7 @@ constexpr uint32_t kSoonLooks = 30;
 
 }  // namespace
 
-CommitQueue::CommitQueue(Options options) : options_(std::move(options)), upstream_wanted_(options_.upstream_wanted) {}
+CommitQueue::CommitQueue(Options options) : options_(std::move(options)), upstream_wanted_(options_.upstream_wanted), omitted_(options_.omitted) {}
 
 uint64_t CommitQueue::PollNs() const { return idle_looks_ < kSoonLooks ? kPollMinNs : kPollMaxNs; }
 
@@ -22,6 +23,7 @@ Status CommitQueue::Step(std::optional<ComputedSample> next, Look look) {
   const uint64_t now = options_.clock->MonotonicNs();
   if (look == Look::kNow || now - looked_ns_ >= PollNs()) {
     HOLDFAST_TRY(LookAround(now));
+    LookForOmissions();
     const size_t wanted = upstream_wanted_.size();
     LookUpstream();
     LookDownstream();
@@ -41,7 +43,7 @@ Status CommitQueue::LookAround(uint64_t now) {
 
 Status CommitQueue::Announce(uint32_t sample) {
   PhaseBegin b;
-  b.phase = "sample";
+  b.phase = kPhaseSample;
   b.sample = sample;
   b.window = b.threads = 1;
   const RecordKey key{.cls = RecordClass::kPhase, .stage = options_.stage.value, .a = static_cast<uint32_t>('s'), .b = sample};
@@ -66,6 +68,17 @@ Status CommitQueue::Prepare(ComputedSample sample) {
   }
   prepared_.push_back(std::move(sample));
   return OkStatus();
+}
+
+// Their cuts will never come.
+void CommitQueue::LookForOmissions() {
+  const std::vector<uint32_t> now = options_.state->OmittedSamples();
+  std::vector<uint32_t> news;
+  std::set_difference(now.begin(), now.end(), omitted_.begin(), omitted_.end(), std::back_inserter(news));
+  omitted_ = now;
+  if (news.empty()) return;
+  std::erase_if(upstream_wanted_, [&](uint32_t sample) { return options_.state->Omitted(sample); });
+  options_.on_event(SamplesOmitted{std::move(news)});
 }
 
 void CommitQueue::LookUpstream() {
@@ -96,6 +109,11 @@ Status CommitQueue::CommitReady() {
   for (size_t i = 0; i < prepared_.size();) {
     SampleRecord& record = prepared_[i].record;
     const uint32_t sample = record.sample;
+    if (options_.state->Omitted(sample)) {
+      prepared_.erase(prepared_.begin() + static_cast<std::ptrdiff_t>(i));
+      options_.on_event(SampleDropped{sample});
+      continue;
+    }
     if (options_.first_layer > 0) {
       const Cut* cut = options_.state->CutBefore(sample, options_.first_layer);
       if (cut == nullptr) {  // a downstream commit waits for its upstream cut

@@ -28,9 +28,11 @@ struct SampleAnnounced { uint32_t sample; };                // that it is being 
 struct SampleCommitted { uint32_t sample; };                // durable
 struct UpstreamCommitted { std::map<uint32_t, Cut> cuts; };  // by the upstream stage
 struct SampleRedo { uint32_t sample; };                     // was computed from a cut that upstream then committed otherwise
+struct SamplesOmitted { std::vector<uint32_t> samples; };   // are left out since the last look: nobody computes them any more
+struct SampleDropped { uint32_t sample; };                  // was computed, is left out: not committed
 struct ConsumerFound { Incarnation consumer; };             // who takes our cuts now
 struct PacksWritten { uint64_t bytes; };
-using CommitEvent = std::variant<SampleAnnounced, SampleCommitted, UpstreamCommitted, SampleRedo, ConsumerFound, PacksWritten>;
+using CommitEvent = std::variant<SampleAnnounced, SampleCommitted, UpstreamCommitted, SampleRedo, SamplesOmitted, SampleDropped, ConsumerFound, PacksWritten>;
 
 class CommitQueue {
  public:
@@ -43,6 +45,7 @@ class CommitQueue {
     StageId stage;
     uint32_t first_layer = 0, last_layer = 0;   // 0: no upstream
     std::vector<uint32_t> upstream_wanted;      // samples whose cut is not committed yet
+    std::vector<uint32_t> omitted;              // samples that are left out already
     std::function<void(CommitEvent)> on_event;
   };
   explicit CommitQueue(Options options);
@@ -60,12 +63,14 @@ class CommitQueue {
   Status Prepare(ComputedSample sample);
   Status CommitReady();
   Status LookAround(uint64_t now);
+  void LookForOmissions();
   void LookUpstream();
   void LookDownstream();
 
   Options options_;
   std::vector<ComputedSample> prepared_;        // pack written, waiting for upstream
   std::vector<uint32_t> upstream_wanted_;
+  std::vector<uint32_t> omitted_;               // those that were reported
   Nonce consumer_;                              // the latest that was reported
   uint64_t looked_ns_ = 0;                      // when there was last a look for cuts
   uint64_t looked_wide_ns_ = 0;                 // when everything around this stage was last folded

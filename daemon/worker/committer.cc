@@ -65,6 +65,8 @@ Committer::Events Committer::TakeEvents() {
   events_.committed.clear();
   events_.upstream.clear();
   events_.redo.clear();
+  events_.omitted.clear();
+  events_.dropped.clear();
   events_.consumer.reset();
   return out;
 }
@@ -128,6 +130,11 @@ void Committer::Note(UpstreamCommitted e) {
 }
 void Committer::Note(SampleRedo e) {
   events_.redo.push_back(e.sample);
+  --open_;
+}
+void Committer::Note(SamplesOmitted e) { events_.omitted.insert(events_.omitted.end(), e.samples.begin(), e.samples.end()); }
+void Committer::Note(SampleDropped e) {
+  events_.dropped.push_back(e.sample);
   --open_;
 }
 void Committer::Note(ConsumerFound e) { events_.consumer = std::move(e.consumer); }

@@ -25,7 +25,7 @@ class Committer {
   void Submit(ComputedSample sample);
   void Announce(uint32_t sample);               // see CommitQueue
   void PollUpstreamSoon();                      // a hint arrived
-  // Waits until all submitted samples are durable, failed, or `timeout_ms` is over. true: all durable.
+  // Waits until all submitted samples are durable, dropped, failed, or `timeout_ms` is over. true: all durable.
   bool Flush(uint64_t timeout_ms);
   void Stop();
 
@@ -34,6 +34,8 @@ class Committer {
     std::vector<uint32_t> announced, committed;
     std::vector<std::pair<uint32_t, Cut>> upstream;  // cuts that the upstream stage has committed
     std::vector<uint32_t> redo;                      // were computed from a cut that upstream then committed otherwise
+    std::vector<uint32_t> omitted;                   // are left out from now on
+    std::vector<uint32_t> dropped;                   // were submitted, are left out, and will not be durable
     std::optional<Incarnation> consumer;             // who takes our cuts now, when that changed
     std::optional<Error> failure;                    // permanent: the stage must stop
     uint64_t bytes_written = 0;                      // in all
@@ -48,6 +50,8 @@ class Committer {
   void Note(SampleCommitted e);
   void Note(UpstreamCommitted e);
   void Note(SampleRedo e);
+  void Note(SamplesOmitted e);
+  void Note(SampleDropped e);
   void Note(ConsumerFound e);
   void Note(PacksWritten e);
 

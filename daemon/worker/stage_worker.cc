@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <mutex>
 #include <optional>
+#include <set>
 
 #include "calib/model/decoder.h"
 #include "calib/runner/runner.h"
@@ -59,6 +60,7 @@ struct StageWorker::Impl {
   WorkerReport report;
   uint64_t report_ns = 0;
   bool paused = false;                         // by the supervisor: no new samples for now
+  std::vector<uint32_t> evicted_without;       // the samples that were left out when units were last evicted
 
   int event_fd = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   std::mutex computed_mutex;
@@ -102,13 +104,16 @@ struct StageWorker::Impl {
   Status CheckSource();
   Status CheckFile(const SourceFile& pinned);
   Status Begin(const char* phase, uint64_t planned_bytes);
+  Status Work();
   Status Calibrate();
+  Status AwaitOmission(const Blame& blame);
   Status Load(std::unique_ptr<LayerRangeRunner>* runner);
   Status Loop(LayerRangeRunner& runner, const Todo& todo, const Caution& caution);
   Result<ComputedSample> Compute(LayerRangeRunner& runner, const StartSample& start, const std::optional<Cut>& cut);
   Status Retarget(const Incarnation& consumer, uint64_t cut_bytes, std::unique_ptr<CutSender>* sender);
   Status Evict();
-  Status Seal();
+  enum class Sealed : uint8_t { kNo, kYes };
+  Result<Sealed> Seal();
 };
 
 Status StageWorker::Impl::Run() {
@@ -117,9 +122,7 @@ Status StageWorker::Impl::Run() {
   report.attempt = args.attempt;
   EnterPhase("start");
   Status status = Open();
-  if (status.ok()) status = Calibrate();
-  if (status.ok()) status = Evict();
-  if (status.ok()) status = Seal();
+  if (status.ok()) status = Work();
   if (!status.ok()) {
     if (writer != nullptr && status.code() == ErrorCode::kStopped) {
       if (const Status r = writer->ReleaseStream("drain"); !r.ok()) status = r;
@@ -134,6 +137,16 @@ Status StageWorker::Impl::Run() {
   return status;
 }
 
+// Another time round when samples were left out meanwhile: the layers are made again, without them.
+Status StageWorker::Impl::Work() {
+  for (;;) {
+    HOLDFAST_TRY(Calibrate());
+    HOLDFAST_TRY(Evict());
+    HOLDFAST_ASSIGN(const Sealed sealed, Seal());
+    if (sealed == Sealed::kYes) return writer->ReleaseStream("done");
+  }
+}
+
 // Folds the ledger and claims the stage's stream.
 Status StageWorker::Impl::Open() {
   HOLDFAST_TRY(state.Refresh());
@@ -141,7 +154,7 @@ Status StageWorker::Impl::Open() {
   const auto it = std::find_if(stages.begin(), stages.end(), [&](const StagePlan& s) { return s.stage.value == args.stage; });
   if (it == stages.end()) return InvalidArgument("stage " + std::to_string(args.stage) + " is not in the latest plan of " + args.run_dir);
   stage = *it;
-  report.samples_total = state.job().samples;
+  report.samples_total = state.samples_in();
   report.units_total = UnitsOf(state.plan(), stage).size();
   self = DescribeThisProcess(args.node, "holdfast-worker", args.device);
   self.numerics = NumericsClass(args.device);
@@ -251,20 +264,45 @@ Status StageWorker::Impl::Begin(const char* phase, uint64_t planned_bytes) {
 }
 
 Status StageWorker::Impl::Calibrate() {
-  const Todo todo = TodoOf(state, stage);
-  report.samples_done = state.job().samples - todo.samples.size();
-  if (todo.samples.empty()) return OkStatus();
-  const StageState& known = state.stages().at(stage.stage);
-  const Caution caution = CautionFor(known, args.reason, args.size, todo.samples);
-  if (const Status poison = CheckPoison(known, caution, todo.samples); !poison.ok()) {
-    HOLDFAST_TRY(writer->ReleaseStream(kReleasePoison));   // whoever resumes it begins its tries anew
-    return poison;
+  for (;;) {
+    const Todo todo = TodoOf(state, stage);
+    report.samples_total = state.samples_in();
+    report.samples_done = report.samples_total - todo.samples.size();
+    if (todo.samples.empty()) return OkStatus();
+    const StageState& known = state.stages().at(stage.stage);
+    const Caution caution = CautionFor(known, args.reason, args.size, todo.samples);
+    report.tries = TriesThatCount(known, caution, todo.samples.size(), state.skips_left());
+    if (const auto poison = FindPoison(known, caution, todo.samples)) {
+      HOLDFAST_TRY(AwaitOmission(*poison));
+      continue;
+    }
+    HOLDFAST_TRY(CheckSource());
+    std::unique_ptr<LayerRangeRunner> runner;
+    HOLDFAST_TRY(Load(&runner));
+    HOLDFAST_TRY(Begin("calibrate", 0));
+    return Loop(*runner, todo, caution);
   }
-  HOLDFAST_TRY(CheckSource());
-  std::unique_ptr<LayerRangeRunner> runner;
-  HOLDFAST_TRY(Load(&runner));
-  HOLDFAST_TRY(Begin("calibrate", 0));
-  return Loop(*runner, todo, caution);
+}
+
+// Says that the stage can do nothing without this sample, and waits until the owner of the job has left it out. OK: he has.
+Status StageWorker::Impl::AwaitOmission(const Blame& blame) {
+  const auto refused = [&]() -> Status {
+    HOLDFAST_TRY(writer->ReleaseStream(kReleasePoison));   // whoever resumes it begins its tries anew
+    return CannotDoWithout(state, blame);
+  };
+  if (state.skips_left() == 0) return refused();
+  HOLDFAST_TRY(writer->Append({BlameRecord(stage.stage, writer->epoch(), blame)}));
+  HOLDFAST_TRY(FailPoint("blame", std::to_string(blame.sample)));
+  EnterPhase("waiting");
+  while (!state.Omitted(blame.sample)) {
+    if (Stopping()) return Stopped("stage " + std::to_string(args.stage) + " stopped while sample " + std::to_string(blame.sample) + " is to be left out");
+    Report();
+    WaitReadable({control.get()}, event_fd, kTickMs);
+    HearSupervisor();
+    HOLDFAST_TRY(state.RefreshLayers({{stage.first_layer, stage.last_layer}}));
+    if (state.skips_left() == 0 && !state.Omitted(blame.sample)) return refused();   // another sample was faster
+  }
+  return OkStatus();
 }
 
 Status StageWorker::Impl::Load(std::unique_ptr<LayerRangeRunner>* runner) {
@@ -335,17 +373,18 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo, const
   const bool last = stage.last_layer == state.plan().layers;
   std::unique_ptr<CutReceiver> receiver;
   std::unique_ptr<CutSender> sender;           // once the ledger says who takes our cuts
-  if (!from_tokens) {
+  if (cut_router != nullptr) {                 // only the first time round: after that, the packs have what there is
     receiver = std::make_unique<CutReceiver>(std::move(cut_router), CutReceiver::Options{.job = state.job().uuid, .boundary = stage.first_layer,
                                              .hidden_size = state.plan().hidden_size, .capacity_bytes = args.size.window * cut_bytes});
   }
   std::map<uint32_t, Cut> packs = todo.cuts;
   for (const auto& [sample, cut] : packs) scheduler.OnCutCommitted(sample);
   Committer committer({.fs = &fs, .clock = &clock, .state = &state, .writer = writer.get(), .incarnation = self.nonce, .stage = stage.stage,
-                       .first_layer = stage.first_layer, .last_layer = stage.last_layer, .upstream_wanted = todo.upstream_wanted, .on_event = {}},
+                       .first_layer = stage.first_layer, .last_layer = stage.last_layer, .upstream_wanted = todo.upstream_wanted, .omitted = state.OmittedSamples(), .on_event = {}},
                       [this] { Wake(); });
   ComputePool pool(std::min(args.size.threads, args.size.window));
 
+  std::set<uint32_t> open(todo.samples.begin(), todo.samples.end());
   std::function<void()> announced;             // waits for its announcement to be durable
   uint64_t drain_deadline = 0;
   while (!scheduler.done()) {
@@ -401,7 +440,15 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo, const
       scheduler.OnCommitted(sample);
       if (sender != nullptr) sender->Committed(sample);
       ++report.samples_done;
+      open.erase(sample);
     }
+    for (uint32_t sample : events.omitted) {
+      const uint64_t held = scheduler.OnOmitted(sample);
+      if (receiver != nullptr && held > 0) receiver->Release(held);
+      --report.samples_total;
+      if (open.erase(sample) == 0) --report.samples_done;
+    }
+    for (uint32_t sample : events.dropped) scheduler.OnDropped(sample);
     if (!events.committed.empty()) Report(/*force=*/true);   // the supervisor judges deaths by it
     for (const auto& [sample, cut] : events.upstream) {
       packs.emplace(sample, cut);
@@ -447,6 +494,8 @@ Status StageWorker::Impl::Retarget(const Incarnation& consumer, uint64_t cut_byt
 
 Status StageWorker::Impl::Evict() {
   HOLDFAST_TRY(state.RefreshLayers({{stage.first_layer, stage.last_layer}}));
+  while (const auto blame = FindNotFinite(state, stage)) HOLDFAST_TRY(AwaitOmission(*blame));
+  evicted_without = state.OmittedSamples();
   std::vector<uint32_t> missing;
   for (uint32_t unit : UnitsOf(state.plan(), stage)) {
     if (state.Layer(unit) == nullptr) missing.push_back(unit);
@@ -466,7 +515,8 @@ Status StageWorker::Impl::Evict() {
     if (unit < state.plan().layers && state.plan().input_scales) {
       HOLDFAST_ASSIGN(amax, state.ReducedAmax(unit));
     }
-    HOLDFAST_ASSIGN(const LayerRecord e, EvictUnit(fs, state.layout(), *source, state.plan(), state.plan().units[unit], amax, options));
+    HOLDFAST_ASSIGN(LayerRecord e, EvictUnit(fs, state.layout(), *source, state.plan(), state.plan().units[unit], amax, options));
+    if (!amax.empty()) e.omitted = evicted_without;
     for (const PackManifest& p : e.packs) report.bytes_written += p.file_size;
     HOLDFAST_TRY(writer->Append({MakeControl({.cls = RecordClass::kLayer, .stage = args.stage, .a = unit}, e.ToJson())}));
     ++report.units_done;
@@ -475,19 +525,22 @@ Status StageWorker::Impl::Evict() {
   return OkStatus();
 }
 
-Status StageWorker::Impl::Seal() {
+// kNo: what was evicted is not what counts any more.
+Result<StageWorker::Impl::Sealed> StageWorker::Impl::Seal() {
   EnterPhase("seal");
   HOLDFAST_TRY(state.RefreshLayers({{stage.first_layer, stage.last_layer}}));
+  if (state.OmittedSamples() != evicted_without) return Sealed::kNo;
   const auto known = state.stages().find(stage.stage);
   if (known == state.stages().end() || !known->second.seal) {
     SealRecord z;
     z.samples = state.job().samples;
     z.first_layer = stage.first_layer;
     z.last_layer = stage.last_layer;
+    z.omitted = evicted_without;
     HOLDFAST_ASSIGN(z.root, SealRoot(state, stage.first_layer, stage.last_layer, UnitsOf(state.plan(), stage)));
     HOLDFAST_TRY(writer->Append({MakeControl({.cls = RecordClass::kSeal, .stage = args.stage}, z.ToJson())}));
   }
-  return writer->ReleaseStream("done");
+  return Sealed::kYes;
 }
 
 StageWorker::StageWorker(FileSystem& fs, const Clock& clock, WorkerArgs args, const StopFlag& stop)

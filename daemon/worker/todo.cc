@@ -12,6 +12,7 @@ Todo TodoOf(const RunState& state, const StagePlan& stage) {
   const std::vector<StagePlan>& stages = state.plan().stages;
   Todo todo;
   for (uint32_t sample = 0; sample < state.job().samples; ++sample) {
+    if (state.Omitted(sample)) continue;
     // Backwards from the last stage: does stage k have to compute this sample?
     bool needed = false;
     for (size_t k = stages.size(); k-- > 0;) {

@@ -19,7 +19,7 @@ struct Todo {
 };
 
 // A sample needs this stage when its amax is unknown for a layer of the range, or when a later stage needs it and its cut behind this
-// stage is not in the ledger. (After a re-plan, samples that an earlier plan finished are not computed again.)
+// stage is not in the ledger. (After a re-plan, samples that an earlier plan finished are not computed again.) What is left out needs nobody.
 Todo TodoOf(const RunState& state, const StagePlan& stage);
 
 // Digests of source tensors that the ledger knows, for refusing a source that changed.

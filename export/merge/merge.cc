@@ -34,6 +34,7 @@ class Merge {
         options_(options),
         job_(state.job()),
         plan_(state.plan()),
+        omitted_(state.OmittedSamples()),
         output_(PlanOutput(plan_, job_.shard_bytes)),
         staging_(fs, job_, staging_prefix, stream.epoch()),
         units_(fs, state.layout()) {}
@@ -116,7 +117,7 @@ class Merge {
       if (written == state_.merge_written().end()) return Digest{};
       digests[output_.files[i].name] = written->second.sha256;
     }
-    HOLDFAST_ASSIGN(const auto metadata, MakeMetadata(fs_, job_, Numerics(), plan_, output_));
+    HOLDFAST_ASSIGN(const auto metadata, MakeMetadata(fs_, job_, Numerics(), omitted_, plan_, output_));
     for (const auto& [name, bytes] : metadata) digests[name] = Sha256(bytes);
     return Sha256(AsBytes(MakeManifest(digests)));
   }
@@ -230,7 +231,7 @@ class Merge {
   }
 
   Status WriteMetadata() {
-    HOLDFAST_ASSIGN(const auto files, MakeMetadata(fs_, job_, Numerics(), plan_, output_));
+    HOLDFAST_ASSIGN(const auto files, MakeMetadata(fs_, job_, Numerics(), omitted_, plan_, output_));
     for (const auto& [name, bytes] : files) {
       if (options_.stop != nullptr && options_.stop->load())
         return Stopped("merge was asked to stop");
@@ -279,6 +280,7 @@ class Merge {
   const MergeOptions& options_;
   const JobSpec job_;  // copies: what is committed is applied to the state while we run
   const Plan plan_;
+  const std::vector<uint32_t> omitted_;  // samples that the result does without
   const OutputPlan output_;
   Staging staging_;
   UnitReader units_;

@@ -96,27 +96,30 @@ OrderedJson DescribeFiles(const std::vector<SourceFile>& files) {
 
 // Where the output comes from. A function of source, calibration and recipe: two jobs over the same inputs write the same bytes, so
 // the job's uuid has no place here.
-std::string MakeProvenance(const JobSpec& job, const std::string& numerics) {
-  const OrderedJson provenance = {
+std::string MakeProvenance(const JobSpec& job, const std::string& numerics,
+                           const std::vector<uint32_t>& omitted) {
+  OrderedJson provenance = {
       {"holdfast_version", HOLDFAST_VERSION},
       {"recipe", job.recipe},
       {"architecture", job.architecture},
       {"numerics", numerics},
       {"calibration",
-       {{"samples", job.samples},
+       {{"samples", job.samples - omitted.size()},
         {"seq_len", job.seq_len},
         {"file_sha256", job.calib_sha256.Hex()},
         {"tokens_sha256", job.tokens_sha256.Hex()}}},
       {"source",
        {{"weights", DescribeFiles(job.weights)}, {"sidecars", DescribeFiles(job.sidecars)}}}};
+  if (!omitted.empty()) provenance["calibration"]["left_out"] = omitted;  // counted from 0
   return provenance.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 }  // namespace
 
 Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec& job,
-                                                  const std::string& numerics, const Plan& plan,
-                                                  const OutputPlan& output) {
+                                                  const std::string& numerics,
+                                                  const std::vector<uint32_t>& omitted,
+                                                  const Plan& plan, const OutputPlan& output) {
   std::map<std::string, Bytes> files;
   const QuantDescription quant = DescribeQuant(plan);
   for (const SourceFile& sidecar : job.sidecars) {
@@ -139,7 +142,7 @@ Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec&
   files[kHfQuantConfig] = ToBytes(MakeHfQuantConfigJson(quant));
   if (output.files.size() != 1 || output.files[0].name != kSingleFile)
     files[kIndex] = ToBytes(MakeIndex(output));
-  files[kProvenanceFile] = ToBytes(MakeProvenance(job, numerics));
+  files[kProvenanceFile] = ToBytes(MakeProvenance(job, numerics, omitted));
   return files;
 }
 

@@ -18,10 +18,12 @@ inline constexpr char kProvenanceFile[] = "holdfast.json";
 inline constexpr char kManifestFile[] = "SHA256SUMS";
 
 // name -> content: index (when there are several files), config.json, hf_quant_config.json, generation_config.json, the sidecars of
-// the job and holdfast.json, which says that the bytes were computed in the class `numerics`. Errors: kInvalidArgument naming a sidecar that is missing, unsafe to write or not what was pinned.
+// the job and holdfast.json, which says that the bytes were computed in the class `numerics`, without the samples
+// `omitted`. Errors: kInvalidArgument naming a sidecar that is missing, unsafe to write or not what was pinned.
 Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec& job,
-                                                  const std::string& numerics, const Plan& plan,
-                                                  const OutputPlan& output);
+                                                  const std::string& numerics,
+                                                  const std::vector<uint32_t>& omitted,
+                                                  const Plan& plan, const OutputPlan& output);
 
 // `sha256sum -c` reads it: digest, two spaces, name; by name.
 std::string MakeManifest(const std::map<std::string, Digest>& files);

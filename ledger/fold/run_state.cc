@@ -138,9 +138,31 @@ bool RunState::SampleCovers(uint32_t sample, uint32_t first_layer, uint32_t last
   return true;
 }
 
-const LayerRecord* RunState::Layer(uint32_t unit) const {
+// Where no input amax went into a unit (embedding, head, weight-only recipes), no sample did.
+const RunState::Said<LayerRecord>* RunState::LayerSaid(uint32_t unit) const {
   const auto it = layers_.find(unit);
-  return it == layers_.end() ? nullptr : &it->second.front().value;
+  if (it == layers_.end()) return nullptr;
+  const std::vector<uint32_t> omitted = OmittedSamples();
+  const auto counts = [&](const Said<LayerRecord>& s) { return s.value.input_amax.empty() || s.value.omitted == omitted; };
+  const auto said = std::find_if(it->second.begin(), it->second.end(), counts);
+  return said == it->second.end() ? nullptr : &*said;
+}
+
+const LayerRecord* RunState::Layer(uint32_t unit) const {
+  const auto* said = LayerSaid(unit);
+  return said == nullptr ? nullptr : &said->value;
+}
+
+std::vector<uint32_t> RunState::OmittedSamples() const {
+  std::vector<uint32_t> samples;
+  for (const auto& [sample, omit] : omitted_) samples.push_back(sample);
+  return samples;
+}
+
+uint32_t RunState::samples_in() const { return job_->samples - static_cast<uint32_t>(omitted_.size()); }
+
+uint32_t RunState::skips_left() const {
+  return merge_given_ || !job_ ? 0 : job_->skip_samples - static_cast<uint32_t>(omitted_.size());
 }
 
 Result<std::vector<float>> RunState::ReducedAmax(uint32_t layer) const {
@@ -148,6 +170,7 @@ Result<std::vector<float>> RunState::ReducedAmax(uint32_t layer) const {
   const size_t count = plan().units[layer].sites.size();
   std::vector<float> joined(count, 0.0f);
   for (uint32_t sample = 0; sample < job_->samples; ++sample) {
+    if (Omitted(sample)) continue;
     const SampleRecord* r = Sample(sample, layer);
     if (r == nullptr) return NotFound("sample " + std::to_string(sample) + " of layer " + std::to_string(layer) + " is not committed");
     const size_t skip = plan().SitesOf(r->first_layer, layer).size();
@@ -166,6 +189,7 @@ const Incarnation* RunState::IncarnationOf(const Nonce& nonce) const {
 
 void RunState::EachSample(const std::function<void(const Said<SampleRecord>&)>& visit) const {
   for (const auto& [sample, all] : samples_) {
+    if (Omitted(sample)) continue;
     std::set<const Said<SampleRecord>*> seen;
     for (uint32_t layer = 0; !plans_.empty() && layer < plan().layers; ++layer) {
       const auto it = std::find_if(all.begin(), all.end(), [&](const Said<SampleRecord>& s) { return s.value.first_layer <= layer && layer < s.value.last_layer; });
@@ -191,7 +215,8 @@ std::map<std::pair<std::string, std::string>, Share> RunState::Shares() const {
     ++shares[{claim == nullptr ? "" : claim->node, said.value.numerics}].samples;
   });
   for (const auto& [unit, all] : layers_) {
-    const Claim* claim = ClaimOf(all.front().origin);
+    const auto* said = LayerSaid(unit);
+    const Claim* claim = said == nullptr ? nullptr : ClaimOf(said->origin);
     if (claim != nullptr) ++shares[{claim->node, claim->numerics}].units;
   }
   return shares;
@@ -230,7 +255,7 @@ uint32_t RunState::stale_records() const {
 bool RunState::Holds(const SealRecord& seal) const {
   if (plans_.empty() || seal.last_layer > plan().layers) return false;
   for (uint32_t sample = 0; sample < seal.samples; ++sample) {
-    if (!SampleCovers(sample, seal.first_layer, seal.last_layer)) return false;
+    if (!Omitted(sample) && !SampleCovers(sample, seal.first_layer, seal.last_layer)) return false;
   }
   for (const uint32_t unit : UnitsOf(plan(), {StageId(), seal.first_layer, seal.last_layer})) {
     if (Layer(unit) == nullptr) return false;

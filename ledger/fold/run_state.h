@@ -30,12 +30,19 @@ struct Suspicion {
   std::map<uint32_t, uint32_t> tries;           // by sample: announced in so many lives. Forgotten after a release that blames one
 };
 
+// A life of a stage's worker says that it can do nothing without this sample. Stands until the sample is left out, or another life begins.
+struct Blame {
+  uint32_t sample = 0;
+  std::string why;
+};
+
 struct StageState {
   StageId stage;
   StreamState stream;                           // as of the last Refresh
   std::vector<Claim> claims;                    // every claim in order, to count restarts and their reasons
   std::optional<PhaseBegin> phase;              // the latest
   Suspicion suspicion;
+  std::optional<Blame> blame;
   std::optional<SealRecord> seal;               // while everything that it sealed is still there (R6)
   uint64_t last_wall_ns = 0;
 };
@@ -69,14 +76,23 @@ class RunState {
   const std::map<uint32_t, Plan>& plans() const { return plans_; }
   const std::vector<std::vector<int32_t>>& tokens() const { return tokens_; }  // by sample
 
+  // Samples that are left out, and what was said of each: by the owner of the job, at most as many as the job allows, and none after a merge was
+  // given to a node. They count nowhere; layers and seals that were made with them do not count either. So what comes out follows from the source, the
+  // calibration set and these alone.
+  const std::map<uint32_t, OmitRecord>& omitted() const { return omitted_; }
+  bool Omitted(uint32_t sample) const { return omitted_.contains(sample); }
+  std::vector<uint32_t> OmittedSamples() const;                     // ascending
+  uint32_t samples_in() const;                                      // those of the job that are not left out
+  uint32_t skips_left() const;                                      // so many more may be left out
+
   // Pointers that the following return live until the next Refresh or Apply.
   // Where several records cover one layer, the lowest stage number counts, then the earliest slot: the same on every node.
   // The effective sample record that covers `layer`, or null. Cuts: the record whose range ends at `layer`, with an output kept.
   const SampleRecord* Sample(uint32_t sample, uint32_t layer) const;
   const Cut* CutBefore(uint32_t sample, uint32_t layer) const;
   bool SampleCovers(uint32_t sample, uint32_t first_layer, uint32_t last_layer) const;
-  const LayerRecord* Layer(uint32_t unit) const;
-  // amax of every site of one layer, joined over all samples of the job; kNotFound naming a sample that is missing.
+  const LayerRecord* Layer(uint32_t unit) const;                    // made with the samples that are in now
+  // amax of every site of one layer, joined over all samples of the job that are not left out; kNotFound naming a sample that is missing.
   Result<std::vector<float>> ReducedAmax(uint32_t layer) const;
 
   const std::map<StageId, StageState>& stages() const { return stages_; }
@@ -146,6 +162,7 @@ class RunState {
   void ViewTokens(uint32_t sample);
   void ViewMerge();
   void ViewAssignment();
+  void ViewOmitted();
   void FoldJobStream(const Record& record);
   // Each sample record that counts for at least one layer, once.
   void EachSample(const std::function<void(const Said<SampleRecord>&)>& visit) const;
@@ -153,6 +170,7 @@ class RunState {
   void ViewSource(uint32_t unit);
   void ViewSeals();
   bool Holds(const SealRecord& seal) const;
+  const Said<LayerRecord>* LayerSaid(uint32_t unit) const;
 
   FileSystem& fs_;
   RunLayout layout_;
@@ -172,6 +190,7 @@ class RunState {
   Ledger<uint8_t, DoneRecord> said_done_;
   Ledger<uint32_t, SourceRead> said_sources_;
   Ledger<uint32_t, Assignment> said_assignments_;
+  Ledger<uint32_t, OmitRecord> said_omits_;   // by sample
   // What counts of the above, for the accessors.
   std::optional<JobSpec> job_;
   std::map<uint32_t, Plan> plans_;
@@ -183,6 +202,8 @@ class RunState {
   std::map<uint32_t, SourceRead> source_reads_;
   std::vector<Incarnation> incarnations_;
   std::optional<Assignment> assignment_;
+  std::map<uint32_t, OmitRecord> omitted_;
+  bool merge_given_ = false;                  // some assignment named a node for the merge
   std::string job_release_reason_;
   uint32_t nondeterminism_ = 0, invalid_ = 0;
 };

@@ -17,6 +17,11 @@ Result<T> Parse(const Record& record) {
   return T::FromJson(j);
 }
 
+// Whether two statements about one key should be the same. A layer made with other samples is another layer.
+template <class T>
+bool SpeakOfTheSame(const T&, const T&) { return true; }
+bool SpeakOfTheSame(const LayerRecord& a, const LayerRecord& b) { return a.omitted == b.omitted; }
+
 // The value that counts, or null.
 template <class K, class V>
 auto* First(const std::map<K, std::vector<V>>& ledger, const K& key) {
@@ -50,7 +55,7 @@ Status RunState::Fold(const Origin& origin, const Record& record) {
       if (record.key.part == 0) {
         HOLDFAST_ASSIGN(JobSpec job, Parse<JobSpec>(record));
         Add(&said_job_, uint8_t{0}, origin, std::move(job), true);
-        if (!job_) ViewJob();  // what counts already is left alone: others may be reading it
+        if (!job_) ViewJob(), ViewOmitted();  // what counts already is left alone: others may be reading it
       } else if (record.key.part == 1) {
         HOLDFAST_ASSIGN(auto ids, DecodeTokens(record.payload));
         Add(&said_tokens_, record.key.a, origin, std::move(ids), true);
@@ -76,6 +81,15 @@ Status RunState::Fold(const Origin& origin, const Record& record) {
       const uint32_t number = assignment.number;
       Add(&said_assignments_, number, origin, std::move(assignment), false);
       ViewAssignment();
+      ViewOmitted();
+      return OkStatus();
+    }
+    case RecordClass::kOmit: {
+      if (origin.stream != RunLayout::JobStream()) return OkStatus();
+      HOLDFAST_ASSIGN(OmitRecord omit, Parse<OmitRecord>(record));
+      if (omit.sample != record.key.a) return Corrupt("omission record: its sample differs from its key's");
+      Add(&said_omits_, record.key.a, origin, std::move(omit), false);
+      ViewOmitted();
       return OkStatus();
     }
     case RecordClass::kClaim:
@@ -107,10 +121,12 @@ Status RunState::FoldStage(const Origin& origin, const Record& record) {
     HOLDFAST_ASSIGN(Claim claim, Parse<Claim>(record));
     if (state.claims.empty() || state.claims.back().epoch < claim.epoch) state.claims.push_back(std::move(claim));
     state.suspicion.before = std::exchange(state.suspicion.now, {});
+    state.blame.reset();
   } else if (record.key.cls == RecordClass::kPhase) {
     HOLDFAST_ASSIGN(PhaseBegin phase, Parse<PhaseBegin>(record));
     if (phase.phase == "calibrate") state.suspicion.now.calibrating = true;
-    if (phase.sample) ++state.suspicion.tries[*phase.sample];
+    if (phase.phase == kPhaseBlame && phase.sample) state.blame = Blame{*phase.sample, phase.why};
+    else if (phase.sample) ++state.suspicion.tries[*phase.sample];
     else state.phase = std::move(phase);
   } else if (record.key.cls == RecordClass::kRelease) {
     HOLDFAST_ASSIGN(const Release release, Parse<Release>(record));
@@ -198,9 +214,10 @@ Status RunState::FoldVoid(const Origin& origin, const Record& record) {
     }
   };
   if (origin.stream == RunLayout::JobStream()) {
-    strike(&said_job_), strike(&said_plans_), strike(&said_tokens_), strike(&said_assignments_);
+    strike(&said_job_), strike(&said_plans_), strike(&said_tokens_), strike(&said_assignments_), strike(&said_omits_);
     ViewJob();
     ViewAssignment();
+    ViewOmitted();
     std::vector<uint32_t> numbers;
     for (const auto& [number, plan] : plans_) numbers.push_back(number);
     for (const uint32_t number : numbers) ViewPlan(number);
@@ -220,7 +237,9 @@ Status RunState::FoldVoid(const Origin& origin, const Record& record) {
 template <class K, class T>
 void RunState::Add(Ledger<K, T>* ledger, const K& key, const Origin& origin, T value, bool must_repeat) {
   std::vector<Said<T>>& all = (*ledger)[key];
-  const auto same_key = [&](const Said<T>& s) { return s.origin.stream == origin.stream && s.origin.key == origin.key; };
+  const auto same_key = [&](const Said<T>& s) {
+    return s.origin.stream == origin.stream && s.origin.key == origin.key && SpeakOfTheSame(s.value, value);
+  };
   const auto first = std::find_if(all.begin(), all.end(), same_key);
   const auto at = std::find_if(all.begin(), all.end(), [&](const Said<T>& s) { return !s.origin.Before(origin); });
   if (at != all.end() && !origin.Before(at->origin)) return;
@@ -246,6 +265,24 @@ void RunState::ViewPlan(uint32_t number) {
 void RunState::ViewAssignment() {
   assignment_.reset();
   if (!said_assignments_.empty()) assignment_ = said_assignments_.rbegin()->second.front().value;
+}
+
+// In the order in which they were said. One too many was said by nobody who follows the rules: it does not count.
+void RunState::ViewOmitted() {
+  merge_given_ = false;
+  for (const auto& [number, all] : said_assignments_) {
+    merge_given_ |= std::any_of(all.begin(), all.end(), [](const Said<Assignment>& s) { return !s.value.merge_node.empty(); });
+  }
+  std::vector<const Said<OmitRecord>*> said;
+  for (const auto& [sample, all] : said_omits_) {
+    if (job_ && sample < job_->samples) said.push_back(&all.front());
+  }
+  std::sort(said.begin(), said.end(), [](const auto* a, const auto* b) { return a->origin.Before(b->origin); });
+  const size_t most = job_ ? std::min(job_->skip_samples, job_->samples) : 0;
+  if (said.size() > most) said.resize(most);
+  omitted_.clear();
+  for (const auto* s : said) omitted_.emplace(s->value.sample, s->value);
+  ViewSeals();
 }
 
 void RunState::ViewTokens(uint32_t sample) {
@@ -276,8 +313,14 @@ void RunState::ViewMerge() {
 
 void RunState::ViewSeals() {
   seals_open_ = false;
+  const std::vector<uint32_t> omitted = OmittedSamples();
   for (auto& [stage, state] : stages_) {
-    const SealRecord* seal = First(said_seals_, stage);
+    const SealRecord* seal = nullptr;
+    if (const auto said = said_seals_.find(stage); said != said_seals_.end()) {
+      const auto counts = [&](const Said<SealRecord>& s) { return s.value.omitted == omitted; };
+      const auto it = std::find_if(said->second.begin(), said->second.end(), counts);
+      if (it != said->second.end()) seal = &it->value;
+    }
     const bool holds = seal != nullptr && Holds(*seal);
     if (seal != nullptr && !holds) seals_open_ = true;
     state.seal = holds ? std::optional<SealRecord>(*seal) : std::nullopt;

@@ -10,6 +10,7 @@ Result<Digest> SealRoot(const RunState& state, uint32_t first_layer, uint32_t la
   Sha256Hasher hasher;
   const Plan& plan = state.plan();
   for (uint32_t sample = 0; sample < state.job().samples; ++sample) {
+    if (state.Omitted(sample)) continue;
     for (uint32_t layer = first_layer; layer < last_layer; ++layer) {
       const SampleRecord* s = state.Sample(sample, layer);
       if (s == nullptr) return NotFound("sample " + std::to_string(sample) + " of layer " + std::to_string(layer) + " is not committed");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The root that a Z record seals a stage with: one digest over everything the stage contributed, recomputable by anybody.
-//   SHA-256 over, in order:  for every sample 0..n-1, for every layer of [first, last): the layer's amax as f32 LE bit patterns;
+//   SHA-256 over, in order:  for every sample 0..n-1 that is not left out, for every layer of [first, last): the layer's amax as f32 LE bit patterns;
 //                            then for every unit of `units` ascending: u32 LE unit, u32 LE count of tensors, and per tensor the
 //                            32-byte digest of its raw bytes.
 #pragma once

@@ -10,7 +10,7 @@ namespace holdfast {
 namespace {
 
 constexpr const char* kFirstLine = "holdfast run directory";
-constexpr uint32_t kKnownRoCompat = 0, kKnownIncompat = 0;  // feature bits; none is in use yet
+constexpr uint32_t kKnownRoCompat = 0, kKnownIncompat = kIncompatOmissions;   // feature bits
 
 Result<SealedText> Load(FileSystem& fs, const RunLayout& layout) {
   auto format = ReadSealedText(fs, layout.FormatFile(), kFirstLine);
@@ -26,6 +26,14 @@ Status Judge(const SealedText& f, const RunLayout& layout, bool write) {
     return Unsupported(layout.FormatFile() + ": made by a newer holdfast, this version may only read it; use the newer one to go on");
   }
   return OkStatus();
+}
+
+// What is there can be written to, and says at least this.
+Status Suits(FileSystem& fs, const RunLayout& layout, uint32_t incompat) {
+  HOLDFAST_ASSIGN(const SealedText f, Load(fs, layout));
+  HOLDFAST_TRY(Judge(f, layout, /*write=*/true));
+  if ((f.incompat & incompat) == incompat) return OkStatus();
+  return InvalidArgument(layout.FormatFile() + ": was made for a job of other options (--skip-samples); remove " + layout.root() + ", or choose another directory");
 }
 
 }  // namespace
@@ -85,21 +93,22 @@ Status CheckFormatForWriting(FileSystem& fs, const RunLayout& layout) {
   return Judge(f, layout, /*write=*/true);
 }
 
-Status EnsureFormat(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation) {
-  const Status there = CheckFormatForWriting(fs, layout);
+Status EnsureFormat(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation, uint32_t incompat) {
+  const Status there = Suits(fs, layout, incompat);
   if (there.code() != ErrorCode::kNotFound) return there;
   for (const std::string& dir : {layout.LogDir(), layout.PackDir(), layout.TmpDir(incarnation)}) HOLDFAST_TRY(fs.MakeDirs(dir));
   HOLDFAST_TRY(fs.SyncDir(layout.root()));
   HOLDFAST_TRY(fs.SyncDir(DirName(layout.root())));
   SealedText format;
   format.number = kFormatNumber;
+  format.incompat = incompat;
   const std::string text = RenderSealedText(kFirstLine, format);
   PublishOptions options;
   options.tmp_dir = layout.TmpDir(incarnation);
   options.subject = "FORMAT";
   const Status published = Publish(fs, layout.FormatFile(), {AsBytes(text)}, options);
   if (published.ok()) return published;
-  const Status now = CheckFormatForWriting(fs, layout);  // another starter won, or the reply was lost
+  const Status now = Suits(fs, layout, incompat);  // another starter won, or the reply was lost
   return now.code() == ErrorCode::kNotFound ? published : now;
 }
 

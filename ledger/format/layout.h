@@ -46,7 +46,10 @@ class RunLayout {
 Status CheckFormat(FileSystem& fs, const RunLayout& layout);
 // The same for a process that is going to write: also kUnsupported on an unknown ro_compat bit.
 Status CheckFormatForWriting(FileSystem& fs, const RunLayout& layout);
-// Publishes FORMAT if there is none yet (through Publish, so two starters cannot tear it).
-Status EnsureFormat(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation);
+// Feature bit (incompat): the job may leave samples out. A reader that does not know the records that say so takes its layers for others.
+inline constexpr uint32_t kIncompatOmissions = 1;
+// Publishes FORMAT if there is none yet (through Publish, so two starters cannot tear it), with these incompat bits. kInvalidArgument: one is
+// there that lacks some of them.
+Status EnsureFormat(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation, uint32_t incompat = 0);
 
 }  // namespace holdfast

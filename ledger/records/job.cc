@@ -84,6 +84,7 @@ Json JobSpec::ToJson() const {
             {"weights", FilesToJson(weights)}, {"sidecars", FilesToJson(sidecars)}};
   if (!name.empty()) j["name"] = name;
   if (!config.empty()) j["config"] = config;
+  if (skip_samples != 0) j["skip_samples"] = skip_samples;
   return j;
 }
 
@@ -95,7 +96,7 @@ Result<JobSpec> JobSpec::FromJson(const Json& j) {
       .Get("seq_len", &s.seq_len).Get("shard_bytes", &s.shard_bytes).Get("calib_sha256", &s.calib_sha256)
       .Get("tokens_sha256", &s.tokens_sha256).Array("weights", &s.weights, ReadFile).Array("sidecars", &s.sidecars, ReadFile)
       .Optional("name", &s.name).AtMost("name", s.name, kNameBytesMax)
-      .Optional("config", &s.config).AtMost("config", s.config, kConfigBytesMax).status());
+      .Optional("config", &s.config).AtMost("config", s.config, kConfigBytesMax).Optional("skip_samples", &s.skip_samples).status());
   return s;
 }
 

@@ -64,15 +64,25 @@ Result<Release> Release::FromJson(const Json& j) {
 Json PhaseBegin::ToJson() const {
   Json j{{"phase", phase}, {"attempt", attempt}, {"window", window}, {"threads", threads}, {"planned_bytes", planned_bytes}, {"available_bytes", available_bytes}};
   if (sample) j["sample"] = *sample;
+  if (!why.empty()) j["why"] = why;
   return j;
 }
 Result<PhaseBegin> PhaseBegin::FromJson(const Json& j) {
   PhaseBegin p;
   uint32_t sample = 0;
   HOLDFAST_TRY(Fields(j, "phase record").Get("phase", &p.phase).Get("attempt", &p.attempt).Get("window", &p.window)
-      .Get("threads", &p.threads).Get("planned_bytes", &p.planned_bytes).Get("available_bytes", &p.available_bytes).Optional("sample", &sample).status());
+      .Get("threads", &p.threads).Get("planned_bytes", &p.planned_bytes).Get("available_bytes", &p.available_bytes)
+      .Optional("sample", &sample).Optional("why", &p.why).AtMost("why", p.why, kTextBytesMax).status());
   if (j.contains("sample")) p.sample = sample;
   return p;
+}
+
+Json OmitRecord::ToJson() const { return {{"sample", sample}, {"stage", stage.value}, {"why", why}}; }
+Result<OmitRecord> OmitRecord::FromJson(const Json& j) {
+  OmitRecord o;
+  HOLDFAST_TRY(Fields(j, "omission record").Get("sample", &o.sample).Get("stage", &o.stage.value).Get("why", &o.why)
+      .AtMost("why", o.why, kTextBytesMax).status());
+  return o;
 }
 
 Json SourceRead::ToJson() const {

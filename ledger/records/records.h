@@ -29,7 +29,7 @@ namespace holdfast {
 enum class RecordClass : uint8_t {
   kJob = 'J', kPlan = 'P', kIncarnation = 'N', kClaim = 'C', kRelease = 'R', kRenew = 'L', kPhase = 'B', kSource = 'W',
   kSample = 'S', kLayer = 'E', kExport = 'X', kSeal = 'Z', kMerge = 'M', kDone = 'D', kVoid = 'V', kCheckpoint = 'K',
-  kQueue = 'Q', kAssignment = 'A',
+  kQueue = 'Q', kAssignment = 'A', kOmit = 'O',
 };
 
 // 15 bytes, big endian, so that LMDB's memcmp order is the order of the fields.
@@ -124,6 +124,7 @@ struct JobSpec {             // J, part 0; immutable. Everything that decides th
   std::string numerics;      // numerics class, e.g. "cpu/bf16/avx512_bf16/libtorch-1.13.1"
   uint32_t samples = 0;      // number of calibration sequences pinned below
   uint32_t samples_requested = 0;  // as asked for with --samples; 0: not asked, up to 512
+  uint32_t skip_samples = 0; // at most so many of them may be left out (OmitRecord); 0: a sample that cannot be computed fails the job
   uint32_t seq_len = 0;      // maximum tokens of one
   uint64_t shard_bytes = 0;  // maximum bytes of an output file
   std::string config;        // text of the source's config.json as pinned: a node plans memory without reading the source; "" = older writer
@@ -214,12 +215,16 @@ struct Release {             // R, a = epoch
   static Result<Release> FromJson(const Json& j);
 };
 
+inline constexpr const char* kPhaseSample = "sample";   // this one is computed alone, as it may have ended a worker
+inline constexpr const char* kPhaseBlame = "blame";     // the stage can do nothing without this one: it waits until the job leaves it out
+
 struct PhaseBegin {          // B, a = phase, b = attempt
-  std::string phase;         // "load", "calibrate", "evict", "merge"; "sample": this one is computed alone, as it may have ended a worker
+  std::string phase;         // "load", "calibrate", "evict", "merge", kPhaseSample, kPhaseBlame
   uint32_t attempt = 0;
   uint32_t window = 0, threads = 0;
   uint64_t planned_bytes = 0, available_bytes = 0;
-  std::optional<uint32_t> sample;   // with "sample"
+  std::optional<uint32_t> sample;   // with kPhaseSample and kPhaseBlame
+  std::string why;           // with kPhaseBlame: "ended 2 workers", "not finite at model.layers.3.mlp.down_proj"
   Json ToJson() const;
   static Result<PhaseBegin> FromJson(const Json& j);
 };
@@ -238,6 +243,14 @@ struct Assignment {          // A, a = number, in the job stream: which node is 
   std::string why;           // "start", "lost node n3", "n3 came back", "drain n1", ...
   Json ToJson() const;
   static Result<Assignment> FromJson(const Json& j);
+};
+
+struct OmitRecord {          // O, a = sample, in the job stream: this sample counts nowhere, whatever was or will be computed of it
+  uint32_t sample = 0;
+  StageId stage;             // that could not do it
+  std::string why;           // as in the blame
+  Json ToJson() const;
+  static Result<OmitRecord> FromJson(const Json& j);
 };
 
 // ---- the queue of a root (docs/ledger-format.md, "Roots") ----
@@ -283,7 +296,7 @@ struct SampleRecord {        // S, stage = stream, a = sample, b = first layer; 
   Digest input;              // digest of the cut that entered; for layer 0: SHA-256 of the token payload (EncodeTokens)
   std::optional<Cut> output;
   std::string numerics;
-  std::vector<float> amax;   // absolute, one per site of the range, >= 0 (or NaN, which loses the job at seal)
+  std::vector<float> amax;   // absolute, one per site of the range, >= 0 (or NaN: then the sample is left out, or the job is lost)
   std::vector<Record> ToRecords(StageId stage) const;
   static Result<SampleRecord> FromRecords(const Record& control, const Record& amax);
 };
@@ -295,6 +308,7 @@ struct LayerRecord {         // E, stage = stream, a = unit
   std::vector<uint32_t> input_amax;     // f32 bits per site, as reduced over all samples; empty for weight-only recipes
   std::vector<uint32_t> weight_amax;    // f32 bits per site, before sharing inside sets
   Digest source;                        // SHA-256 over the digests of the unit's source tensors, in plan order
+  std::vector<uint32_t> omitted;        // samples that input_amax does without, ascending; empty where there is no input_amax
   Json ToJson() const;
   static Result<LayerRecord> FromJson(const Json& j);
 };
@@ -303,6 +317,7 @@ struct SealRecord {          // Z
   uint32_t samples = 0;
   uint32_t first_layer = 0, last_layer = 0;
   Digest root;               // SHA-256 over the slots' record digests, see docs/ledger-format.md
+  std::vector<uint32_t> omitted;  // of `samples`, ascending
   Json ToJson() const;
   static Result<SealRecord> FromJson(const Json& j);
 };

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Records of finished work, and what re-opens it.
+#include <algorithm>
 #include <bit>
+#include <functional>
 
 #include "ledger/records/fields.h"
 #include "ledger/records/records.h"
@@ -73,6 +75,15 @@ Result<Cut> CutFromJson(const Json& j) {
   return c;
 }
 
+// Samples that were left out: missing, or ascending without repetition, so that two lists of the same samples are the same list.
+Status ReadOmitted(const Json& j, const char* what, std::vector<uint32_t>* omitted) {
+  Fields f(j, what);
+  if (!f.Has("omitted")) return OkStatus();
+  f.Array("omitted", omitted);
+  if (f.status().ok() && std::adjacent_find(omitted->begin(), omitted->end(), std::greater_equal<>()) != omitted->end()) f.Fail("field \"omitted\" does not ascend");
+  return f.status();
+}
+
 Bytes EncodeAmax(const std::vector<float>& amax) {
   Bytes out;
   out.reserve(amax.size() * 4);
@@ -124,7 +135,9 @@ Result<SampleRecord> SampleRecord::FromRecords(const Record& control, const Reco
 Json LayerRecord::ToJson() const {
   Json all = Json::array();
   for (const StoredTensor& t : tensors) all.push_back(TensorToJson(t));
-  return {{"unit", unit}, {"tensors", std::move(all)}, {"packs", PacksToJson(packs)}, {"input_amax", input_amax}, {"weight_amax", weight_amax}, {"source", source.Hex()}};
+  Json j{{"unit", unit}, {"tensors", std::move(all)}, {"packs", PacksToJson(packs)}, {"input_amax", input_amax}, {"weight_amax", weight_amax}, {"source", source.Hex()}};
+  if (!omitted.empty()) j["omitted"] = omitted;
+  return j;
 }
 
 Result<LayerRecord> LayerRecord::FromJson(const Json& j) {
@@ -132,17 +145,21 @@ Result<LayerRecord> LayerRecord::FromJson(const Json& j) {
   HOLDFAST_TRY(Fields(j, "layer record").Get("unit", &l.unit).Array("tensors", &l.tensors, ReadStoredTensor)
       .Array("packs", &l.packs, PackOf("layer record, pack")).Array("input_amax", &l.input_amax)
       .Array("weight_amax", &l.weight_amax).Get("source", &l.source).status());
+  HOLDFAST_TRY(ReadOmitted(j, "layer record", &l.omitted));
   for (const StoredTensor& t : l.tensors) HOLDFAST_TRY(CheckPieces(t, l.packs));
   return l;
 }
 
 Json SealRecord::ToJson() const {
-  return {{"samples", samples}, {"first_layer", first_layer}, {"last_layer", last_layer}, {"root", root.Hex()}};
+  Json j{{"samples", samples}, {"first_layer", first_layer}, {"last_layer", last_layer}, {"root", root.Hex()}};
+  if (!omitted.empty()) j["omitted"] = omitted;
+  return j;
 }
 Result<SealRecord> SealRecord::FromJson(const Json& j) {
   SealRecord s;
   HOLDFAST_TRY(Fields(j, "seal record").Get("samples", &s.samples).Get("first_layer", &s.first_layer).Get("last_layer", &s.last_layer)
       .Get("root", &s.root).status());
+  HOLDFAST_TRY(ReadOmitted(j, "seal record", &s.omitted));
   return s;
 }
 

@@ -15,6 +15,7 @@
   cluster_test.py drain             SIGTERM, jobctl drain and undrain
   cluster_test.py zmqoff            nodes that never hear each other finish through the directory
   cluster_test.py refuse            bad input: a clear line, nothing lost
+  cluster_test.py skip              samples that end workers on two nodes are left out, also when the coordinator dies meanwhile
   cluster_test.py nosource          a node does not have the source: it says so, the others do its part (77: no privileges)
   cluster_test.py oom               a worker is OOM-killed in a memory cgroup (77: none here)
 
@@ -522,6 +523,52 @@ def refuse():
     print("cluster_test refuse: every bad input got its line, nothing was lost")
 
 
+def skip():
+    """Sample 5 ends the workers of the first stage's node, sample 3 those of the second's."""
+    with Cluster("skip", layers=4, suspect=3) as c:
+        with open(c.w.calib) as f, open(c.w.path("fewer.jsonl"), "w") as out:
+            out.writelines(line for i, line in enumerate(f) if i not in (3, 5))
+        h.run(h.run_args(c.w.model, c.w.path("fewer.jsonl"), c.w.path("fewer")), check=0)
+        c.node("n1", env={"HOLDFAST_FAIL_ALWAYS": "compute.sample@5=kill"})
+        c.node("n2", env={"HOLDFAST_FAIL_ALWAYS": "compute.sample@3=kill"})
+        split = ["--shard-layers", "2,2", "--on", "n1,n2"]
+
+        def omitted(job):
+            return [o["sample"] for o in c.job(job).get("omitted", [])]
+
+        def assert_fewer(job, out):
+            assert omitted(job) == [3, 5], c.job(job)
+            assert all(s["samples_total"] == s["samples_done"] == 6 for s in c.job(job)["stages"]), c.job(job)
+            for name in os.listdir(c.w.path("fewer")):
+                if name in ("holdfast.json", "SHA256SUMS"):
+                    continue
+                with open(os.path.join(c.w.path("fewer"), name), "rb") as a, open(os.path.join(c.w.path(out), name), "rb") as b:
+                    assert a.read() == b.read(), f"{out}: {name} differs from that of a run without samples 3 and 5"
+            h.sums(c.w.path(out))
+            h.run([h.JOBCTL, "fsck", c.run_dir(job), "--deep"], check=0)
+
+        a = c.submit("a", *split, "--skip-samples", "2")
+        c.wait_job(a)
+        assert_fewer(a, "a")
+        text = c.jobctl("status", a).stdout
+        assert "2 of 8 samples left out: 3 (ended 2 workers), 5 (ended 2 workers)" in text, text
+
+        b = c.submit("b", *split, "--skip-samples", "2")
+        ch.wait_for("an omission", lambda: omitted(b))
+        coordinator = c.coordinator(b)
+        assert coordinator is not None, "nobody coordinates although a sample was left out a moment ago"
+        coordinator.kill()
+        coordinator.start()
+        c.wait_job(b)
+        assert_fewer(b, "b")
+
+        few = c.submit("few", *split, "--skip-samples", "1")
+        failed = c.wait_job(few, state="failed")
+        assert "the budget of 1 skipped sample is used up by sample" in failed["detail"], failed
+        assert len(omitted(few)) == 1, failed
+    print("cluster_test skip: two samples left out by one coordinator and by its successor, and a budget that was too small")
+
+
 def nosource():
     if os.geteuid() != 0:
         print("SKIPPED: hiding a directory from a node needs root")
@@ -577,7 +624,7 @@ def oom():
         raise AssertionError("no limit led to an OOM kill and a finish")
 
 
-MODES = {f.__name__: f for f in (golden, lost, back, netns, allnodes, queue, renames, twins, drain, zmqoff, refuse, nosource, oom)}
+MODES = {f.__name__: f for f in (golden, lost, back, netns, allnodes, queue, renames, twins, drain, zmqoff, refuse, skip, nosource, oom)}
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""

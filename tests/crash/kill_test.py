@@ -6,6 +6,8 @@
   kill_test.py orphans           workers die with their jobctl
   kill_test.py drain             SIGTERM: exit 75 within 30 s, resumable
   kill_test.py poison            one sample ends every worker that computes it: the others are done, it is called by its name
+  kill_test.py skip              with --skip-samples such a sample is left out: the result is that of a calibration file without it
+  kill_test.py infinite          the same for a sample that overflows
   kill_test.py replan            threads, stages and memory change between attempts, bytes do not
   kill_test.py copy              a run directory is copied while somebody works in it, and both go on
 """
@@ -13,6 +15,7 @@ import json
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -112,6 +115,112 @@ def poison():
     print("kill_test poison: four poison samples called by their names, all others done, resumed to the same bytes")
 
 
+def kill_samples(*samples):
+    return {"HOLDFAST_FAIL_ALWAYS": ";".join(f"compute.sample@{s}=kill" for s in samples)}
+
+
+def without(w, *samples):
+    """The files of an undisturbed run over a calibration file that lacks these lines; its holdfast.json apart."""
+    name = "without" + "".join(f"-{s}" for s in samples)
+    if not os.path.exists(w.path(name)):
+        with open(w.calib) as f, open(w.path(name) + ".jsonl", "w") as out:
+            out.writelines(line for i, line in enumerate(f) if i not in samples)
+        h.run(h.run_args(w.model, w.path(name) + ".jsonl", w.path(name)), check=0)
+    return files_of(w, name)
+
+
+def files_of(w, name):
+    h.sums(w.path(name))
+    files = {n: open(os.path.join(w.path(name), n), "rb").read() for n in os.listdir(w.path(name)) if n != "SHA256SUMS"}
+    return files, json.loads(files.pop("holdfast.json"))
+
+
+def assert_without(w, name, *samples):
+    """Same bytes of every file; where they come from names another calibration file, and the samples that were left out."""
+    (files, said), (expected, reference) = files_of(w, name), without(w, *samples)
+    assert files == expected, f"{name}: files differ from those of a run without samples {samples}: {[n for n in expected if files.get(n) != expected[n]]}"
+    assert said["calibration"].pop("left_out") == list(samples), said
+    for key in ("file_sha256", "tokens_sha256"):
+        del said["calibration"][key], reference["calibration"][key]
+    assert said == reference, (said, reference)
+    status = json.loads(h.run([h.JOBCTL, "status", w.path(name) + ".run", "--json"], check=0).stdout)
+    assert [o["sample"] for o in status["omitted"]] == list(samples), status
+    assert all(s["samples_done"] == s["samples_total"] == 8 - len(samples) for s in status["stages"]), status
+    assert [o["sample"] for o in status["report"]["omitted"]] == list(samples), status
+    w.fsck(name)
+    h.run([h.JOBCTL, "verify", w.path(name), "--source", w.model], check=0)
+
+
+def overflow(w, sample, layer=2, token=255, column=0):
+    """A model in which one token, that only this sample has, overflows in the MLP of a layer: a direction of its own, and a large weight of a norm along it."""
+    with open(os.path.join(w.model, "model.safetensors"), "r+b") as f:
+        size, = struct.unpack("<Q", f.read(8))
+        header = json.loads(f.read(size))
+
+        def put(name, row, col, value):
+            at, columns = header[name]["data_offsets"][0], header[name]["shape"][-1]
+            f.seek(8 + size + at + 2 * (row * columns + col))
+            f.write(struct.pack("<H", h.bf16(value)))
+        for name, tensor in header.items():
+            if name.endswith(("embed_tokens.weight",)):
+                for row in range(tensor["shape"][0]):
+                    put(name, row, column, float(row == token))
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):     # nothing else gets into this direction
+                for col in range(tensor["shape"][1]):
+                    put(name, column, col, 0.0)
+            elif name.startswith(f"model.layers.{layer}.mlp") and name.endswith(("gate_proj.weight", "up_proj.weight")):
+                for row in range(tensor["shape"][0]):
+                    put(name, row, column, 10.0)
+            elif name == f"model.layers.{layer}.post_attention_layernorm.weight":
+                put(name, 0, column, 1e19)
+    h.make_tokens(w.calib, vocab=token)
+    with open(w.calib) as f:
+        lines = [json.loads(line) for line in f]
+    lines[sample]["input_ids"][4] = token
+    with open(w.calib, "w") as f:
+        f.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def infinite():
+    with h.Workspace("infinite") as w:
+        overflow(w, sample=3)
+        for i, extra in enumerate([[], STAGES]):
+            p = h.run(w.args(f"f{i}", *extra), check=1)
+            assert "sample 3 of the calibration set" in p.stderr and "not finite at model.layers.2.mlp.down_proj" in p.stderr, p.stderr[-2000:]
+            p = h.run(w.args(f"s{i}", "--skip-samples", "1", *extra), check=0)
+            assert "1 of 8 samples left out: 3 (not finite at model.layers." in p.stdout, p.stdout
+            assert_without(w, f"s{i}", 3)
+    print("kill_test infinite: a sample that overflows is named, or left out")
+
+
+def skip():
+    with h.Workspace("skip") as w:
+        for i, (samples, extra) in enumerate([((5,), []), ((5,), STAGES), ((0, 1), STAGES), ((6, 7), ["--threads", "1"])]):
+            name = f"s{i}"
+            p = h.run(w.args(name, "--skip-samples", "2", *extra), env=kill_samples(*samples), check=0)
+            assert f"{len(samples)} of 8 samples left out: {samples[0]} (ended 2 workers)" in p.stdout, p.stdout
+            assert_without(w, name, *samples)
+            p = h.run(w.args(name, "--skip-samples", "1", *extra), check=2)      # it decides the result: not to be changed
+            assert "--skip-samples" in p.stderr, p.stderr
+        # More poison than budget: fails as without one, and says by what the budget is used up. What was left out stays so.
+        p = h.run(w.args("b", "--skip-samples", "1"), env=kill_samples(2, 5))
+        assert p.returncode == 1 and "the budget of 1 skipped sample is used up by sample" in p.stderr, f"exit {p.returncode}\n{p.stderr[-2000:]}"
+        out = [o["sample"] for o in json.loads(h.run([h.JOBCTL, "status", w.path("b") + ".run", "--json"], check=0).stdout)["omitted"]]
+        assert out in ([2], [5]), out
+        h.run([h.JOBCTL, "resume", w.path("b") + ".run"], check=0)
+        assert_without(w, "b", *out)
+        # Each worker killed right behind its blame; and jobctl right behind the omission, resumed where nothing dies, so that only the ledger can know.
+        poisoned = kill_samples(5)["HOLDFAST_FAIL_ALWAYS"]
+        for name, env, end in [("k0", {"HOLDFAST_FAIL_ALWAYS": poisoned + ";blame@5=kill"}, 0),
+                               ("k1", {"HOLDFAST_FAIL_ALWAYS": poisoned, "HOLDFAST_FAIL": "omit@5=kill"}, -signal.SIGKILL)]:
+            h.run(w.args(name, "--skip-samples", "1", *STAGES), env=env, check=end)
+            h.run([h.JOBCTL, "resume", w.path(name) + ".run"], check=0)
+            assert_without(w, name, 5)
+        p = h.run(w.args("many", "--skip-samples", "8"), check=2)
+        assert "--skip-samples 8" in p.stderr and not os.path.exists(w.path("many") + ".run/log/job/00000000.seg"), p.stderr
+    print("kill_test skip: poison samples left out of four runs, two kills between blame and end, and a budget that was too small")
+
+
 def replan():
     attempts = [["--stages", "3", "--threads", "1"], ["--threads", "4"], ["--shard-layers", "1,3"], ["--stages", "1", "--threads", "2"]]
     with h.Workspace("replan") as w:
@@ -162,7 +271,7 @@ if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
     if what == "random":
         random_kills(int(sys.argv[2]) if len(sys.argv) > 2 else 12, int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().randrange(1 << 30))
-    elif what in ("orphans", "drain", "poison", "replan", "copy"):
-        {"orphans": orphans, "drain": drain, "poison": poison, "replan": replan, "copy": copy}[what]()
+    elif what in ("orphans", "drain", "poison", "skip", "infinite", "replan", "copy"):
+        {"orphans": orphans, "drain": drain, "poison": poison, "skip": skip, "infinite": infinite, "replan": replan, "copy": copy}[what]()
     else:
         sys.exit(__doc__)

@@ -704,5 +704,44 @@ TEST(CoordinatorCommits, NotesThatWobbleAreWrittenSeldom) {
   EXPECT_GE(d.assigns.size(), 2u);
 }
 
+TEST(CoordinatorOmissions, ABlameIsFollowedOnceAsLongAsTheJobAllowsIt) {
+  Coordinator c({});
+  const auto ledger = Given({2, 2});
+  JobView view = ledger.View();
+  view.samples = 8;
+  view.skips_left = 1;
+  const auto omits = [&](TimeNs now) {
+    std::vector<uint32_t> samples;
+    for (const CoordinatorAction& a : c.Step(JobSeen{view}, now)) {
+      if (const auto* o = std::get_if<Omit>(&a)) samples.push_back(o->sample);
+    }
+    return samples;
+  };
+  EXPECT_TRUE(omits(1).empty());
+  view.stages[1].blame = BlameView{5, "ended 2 workers"};
+  EXPECT_EQ(omits(2), (std::vector<uint32_t>{5}));      // no node has to be heard for it
+  EXPECT_TRUE(omits(3).empty());                        // it is on its way
+  EXPECT_EQ(omits(60'000'000'000), (std::vector<uint32_t>{5}));   // nobody committed it
+  view.stages[1].blame.reset();
+  view.omitted = {5};
+  view.skips_left = 0;
+  EXPECT_TRUE(omits(61'000'000'000).empty());
+  view.stages[0].blame = BlameView{3, "ended 2 workers"};   // the budget is used up: its worker says so
+  EXPECT_TRUE(omits(62'000'000'000).empty());
+}
+
+TEST(CoordinatorOmissions, OneAtATime) {
+  Coordinator c({});
+  const auto ledger = Given({2, 2});
+  JobView view = ledger.View();
+  view.samples = 8;
+  view.skips_left = 2;
+  view.stages[0].blame = BlameView{3, "ended 2 workers"};
+  view.stages[1].blame = BlameView{5, "ended 2 workers"};
+  uint32_t omits = 0;
+  for (const CoordinatorAction& a : c.Step(JobSeen{view}, 1)) omits += std::holds_alternative<Omit>(a);
+  EXPECT_EQ(omits, 1u);
+}
+
 }  // namespace
 }  // namespace holdfast

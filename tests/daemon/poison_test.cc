@@ -41,17 +41,40 @@ TEST(Poison, SuspectsAreThoseThatWereTriedAndAreStillToDo) {
 TEST(Poison, ASampleIsBlamedOnlyWhenNothingElseIsLeft) {
   StageState s;
   s.suspicion.tries = {{5, kTriesMax}};
-  EXPECT_TRUE(CheckPoison(s, CautionFor(s, "signal 11", kSize, kTodo), kTodo).ok());
+  EXPECT_FALSE(FindPoison(s, CautionFor(s, "signal 11", kSize, kTodo), kTodo));
   const std::vector<uint32_t> last = {5};
-  const Status blamed = CheckPoison(s, CautionFor(s, "signal 11", kSize, last), last);
-  ASSERT_EQ(blamed.code(), ErrorCode::kInvalidArgument);
-  EXPECT_NE(blamed.error().message.find("sample 5 "), std::string::npos) << blamed.error().message;
+  const auto blamed = FindPoison(s, CautionFor(s, "signal 11", kSize, last), last);
+  ASSERT_TRUE(blamed);
+  EXPECT_EQ(blamed->sample, 5u);
+  EXPECT_EQ(blamed->why, "ended 2 workers");
   s.suspicion.tries[5] = kTriesMax - 1;
-  EXPECT_TRUE(CheckPoison(s, CautionFor(s, "signal 11", kSize, last), last).ok());
+  EXPECT_FALSE(FindPoison(s, CautionFor(s, "signal 11", kSize, last), last));
   s.suspicion = {};
   s.suspicion.before = {.calibrating = true, .progress = true, .released = false};
   EXPECT_EQ(CautionFor(s, "signal 11", kSize, last).alone, 1u);   // it is alone anyhow: said, so that the next life knows
   EXPECT_EQ(CautionFor(s, "signal 11", kSize, kTodo).alone, 0u);
+}
+
+TEST(Poison, TriesCountWhereWhatIsLeftCouldBeLeftOut) {
+  StageState s;
+  s.suspicion.tries = {{5, 2}, {9, 1}};
+  const Caution two{.alone = 0, .suspects = {5, 9}};
+  EXPECT_EQ(TriesThatCount(s, two, 2, 1), 3u);
+  EXPECT_EQ(TriesThatCount(s, two, 3, 1), 0u);   // a crash that has nothing to do with samples must not go on for long
+  EXPECT_EQ(TriesThatCount(s, two, 3, 2), 3u);   // both could be left out
+  EXPECT_EQ(TriesThatCount(s, {.alone = 0, .suspects = {9}}, 1, 0), 3u);
+  EXPECT_EQ(TriesThatCount(s, two, 2, 0), 0u);
+}
+
+TEST(Poison, ABlameIsARecordThatTheFoldKnows) {
+  const Record r = BlameRecord(StageId(2), 7, {.sample = 5, .why = "ended 2 workers"});
+  const auto json = ControlPayload(r);
+  ASSERT_TRUE(json.ok());
+  const auto b = PhaseBegin::FromJson(*json);
+  ASSERT_TRUE(b.ok());
+  EXPECT_EQ(b->phase, kPhaseBlame);
+  EXPECT_EQ(b->sample, 5u);
+  EXPECT_EQ(b->why, "ended 2 workers");
 }
 
 }  // namespace

@@ -340,7 +340,7 @@ TEST(MergeRefuses, ASidecarThatEscapes) {
     JobSpec job;
     job.source = "/src";
     job.sidecars.push_back({name, 0, 0, {}, {}});
-    const auto result = MakeMetadata(fs, job, job.numerics, LlamaPlan({}), {});
+    const auto result = MakeMetadata(fs, job, job.numerics, {}, LlamaPlan({}), {});
     EXPECT_EQ(result.code(), ErrorCode::kInvalidArgument) << name;
     EXPECT_THAT(result.error().message, HasSubstr("no path inside the model directory"));
   }
@@ -350,7 +350,7 @@ TEST(Merge, SidecarsInSubfolders) {
   Ready r;
   r.run.AddSidecar("extra/deep/notes.txt", ToBytes("n"));
   const auto files =
-      MakeMetadata(r.fs, r.run.job(), r.run.job().numerics, r.run.plan(),
+      MakeMetadata(r.fs, r.run.job(), r.run.job().numerics, {}, r.run.plan(),
                    PlanOutput(r.run.plan(), kTinyFiles));
   ASSERT_TRUE(files.ok());
   EXPECT_EQ(AsText(files->at("extra/deep/notes.txt")), "n");

@@ -389,6 +389,24 @@ TEST(FsckSamples, SealWithoutCoverage) {
   Expect(r, kFsckErrorsLeft, "F043", "stage.01");
 }
 
+TEST(FsckSamples, ASampleThatIsLeftOutIsNoDamage) {
+  for (const Until until : {Until::kSamples, Until::kSealed, Until::kDone}) {
+    TinyRun run({.until = until, .edit_sample = [](uint32_t, SampleRecord* r) {
+                   if (r->sample == 1) r->amax[0] = INFINITY;
+                 }, .omit_sample = 1});
+    const FsckReport r = run.Fsck(true);
+    Expect(r, 0, "F043", "sample 1");
+    for (const FsckFinding& f : r.findings) EXPECT_NE(f.severity, FsckSeverity::kError) << f.code << " " << f.message;
+  }
+}
+
+// A layer of all samples, and a seal of all samples, say nothing once one of them is left out.
+TEST(FsckSamples, WhatWasMadeWithIsSupersededByWhatWasMadeWithout) {
+  TinyRun run({.until = Until::kEvicted, .edit_layer = [](LayerRecord* e) { e->omitted.clear(); }, .omit_sample = 1});
+  const FsckReport r = run.Fsck(true);
+  Expect(r, kFsckErrorsLeft, "F061", "layer 0");   // it says that sample 1 is in it, and its amax says otherwise
+}
+
 // ---- packs ----
 
 TEST(FsckPacks, Missing) {

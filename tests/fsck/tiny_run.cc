@@ -90,6 +90,7 @@ void TinyRun::Submit() {
   job_.architecture = "LlamaForCausalLM";
   job_.numerics = "test";
   job_.samples = options_.samples;
+  job_.skip_samples = static_cast<uint32_t>(Omitted().size());
   job_.seq_len = 8;
   job_.shard_bytes = 30000;
   Sha256Hasher hasher;
@@ -126,6 +127,7 @@ void TinyRun::Submit() {
   StreamReader reader(fs, layout, RunLayout::JobStream(), job_.uuid);
   const auto writer = Must(StreamWriter::Open(fs, layout, clock_, &reader, [](const Record&, const Slot&) { return OkStatus(); }, options, records));
   Must(writer->Append({MakeControl({RecordClass::kRenew, 0, 1, 1, 0}, Json{{"epoch", 1}})}));
+  for (const uint32_t s : Omitted()) Must(writer->Append({MakeControl({RecordClass::kOmit, 0, s, 0, 0}, OmitRecord{s, StageId(1), "ended 2 workers"}.ToJson())}));
   state_ = std::make_unique<RunState>(fs, layout);
   Must(state_->Refresh());
 }
@@ -139,7 +141,7 @@ StreamWriter* TinyRun::Writer(uint32_t stage) {
 void TinyRun::Calibrate(uint32_t stage) {
   const uint32_t sites = static_cast<uint32_t>(plan_.units[stage].sites.size());
   for (uint32_t s = 0; s < options_.samples; ++s) {
-    if (stage == 1 && s == options_.forget_sample) continue;
+    if (stage == 1 && (s == options_.forget_sample || s == options_.omit_sample)) continue;
     SampleRecord r;
     r.sample = s;
     r.first_layer = stage;
@@ -175,6 +177,7 @@ void TinyRun::Evict(uint32_t stage) {
       amax = reduced.ok() ? *reduced : std::vector<float>(plan_.units[unit].sites.size(), 1.0f);
     }
     LayerRecord e = Must(EvictUnit(fs, layout, *model, plan_, plan_.units[unit], amax, options));
+    if (!amax.empty()) e.omitted = Omitted();
     if (options_.edit_layer) options_.edit_layer(&e);
     Must(Writer(stage)->Append({MakeControl({RecordClass::kLayer, static_cast<uint16_t>(stage), unit, 0, 0}, e.ToJson())}));
   }
@@ -186,6 +189,7 @@ void TinyRun::Seal(uint32_t stage) {
   z.samples = options_.samples;
   z.first_layer = stage;
   z.last_layer = stage + 1;
+  z.omitted = Omitted();
   const auto root = SealRoot(*state_, stage, stage + 1, UnitsOf(plan_, plan_.stages[stage]));
   if (root.ok()) z.root = *root;
   Must(Writer(stage)->Append({MakeControl({RecordClass::kSeal, static_cast<uint16_t>(stage), 0, 0, 0}, z.ToJson())}));

@@ -26,6 +26,8 @@ struct RunOptions {
   std::function<void(LayerRecord*)> edit_layer = {};
   // A sample of the last stage that is never committed although the stage is sealed; UINT32_MAX: none.
   uint32_t forget_sample = UINT32_MAX;
+  // A sample that the job leaves out, although the first stage computed it; UINT32_MAX: none.
+  uint32_t omit_sample = UINT32_MAX;
   // The job lies in this root, as jobs/<id>; "": in a directory of its own.
   std::string root = {};
   // Its claims say who made them.
@@ -63,6 +65,7 @@ class TinyRun {
   void Evict(uint32_t stage);
   void Seal(uint32_t stage);
   void Merge();
+  std::vector<uint32_t> Omitted() const { return options_.omit_sample == UINT32_MAX ? std::vector<uint32_t>{} : std::vector<uint32_t>{options_.omit_sample}; }
   bool Reached(Until step) const { return options_.until >= step; }
   std::unique_ptr<StreamWriter> Own(const std::string& stream, std::vector<Record> with_claim = {});
   StreamWriter* Writer(uint32_t stage);

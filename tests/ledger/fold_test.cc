@@ -24,10 +24,11 @@ struct TestRun {
   Nonce job = NonceOf(0x77);
   uint8_t lives = 0;
 
-  explicit TestRun(uint32_t layers = 3, std::vector<StagePlan> stages = {{StageId(0), 0, 2}, {StageId(1), 2, 3}}) {
-    HOLDFAST_EXPECT_OK(EnsureFormat(fs, layout, NonceOf(1)));
+  explicit TestRun(uint32_t layers = 3, std::vector<StagePlan> stages = {{StageId(0), 0, 2}, {StageId(1), 2, 3}}, uint32_t skip_samples = 0) {
+    HOLDFAST_EXPECT_OK(EnsureFormat(fs, layout, NonceOf(1), skip_samples > 0 ? kIncompatOmissions : 0));
     std::vector<Record> first;
     JobSpec spec = SmallJob(job, kSamples);
+    spec.skip_samples = skip_samples;
     Sha256Hasher hasher;
     for (uint32_t s = 0; s < kSamples; ++s) {
       const std::vector<int32_t> ids = {1, 2, static_cast<int32_t>(s)};
@@ -283,7 +284,7 @@ TEST(Fold, SealCountsWhileItHolds) {
   std::vector<std::vector<Record>> slots;
   for (uint32_t s = 0; s < kSamples; ++s) slots.push_back(SampleSlot(s, StageId(0), 0, 2));
   for (const uint32_t unit : {0u, 1u, 3u}) slots.push_back(LayerSlot(StageId(0), unit));
-  slots.push_back({MakeControl({RecordClass::kSeal, 0, 0, 0, 0}, SealRecord{kSamples, 0, 2, DigestOf(1)}.ToJson())});
+  slots.push_back({MakeControl({RecordClass::kSeal, 0, 0, 0, 0}, SealRecord{kSamples, 0, 2, DigestOf(1), {}}.ToJson())});
   run.Write("stage.00", slots);
   RunState state(run.fs, run.layout);
   HOLDFAST_ASSERT_OK(state.Refresh());
@@ -507,6 +508,154 @@ TEST(Fold, SharesFollowTheClaims) {
 }
 
 // About as many slots as a large job has. Refresh reads each once.
+// ---- samples that are left out ----
+
+Record OmitOf(uint32_t sample) {
+  return MakeControl({RecordClass::kOmit, 0, sample, 0, 0}, OmitRecord{sample, StageId(0), "ended 2 workers"}.ToJson());
+}
+
+Record LayerWithout(uint32_t unit, std::vector<uint32_t> omitted, uint8_t source = 1) {
+  LayerRecord l;
+  l.unit = unit;
+  l.source = DigestOf(source);
+  if (unit < 1) l.input_amax = {1}, l.omitted = std::move(omitted);
+  return MakeControl({RecordClass::kLayer, 0, unit, 0, 0}, l.ToJson());
+}
+
+Record SealWithout(std::vector<uint32_t> omitted) {
+  SealRecord z;
+  z.samples = kSamples;
+  z.last_layer = 1;
+  z.omitted = std::move(omitted);
+  return MakeControl({RecordClass::kSeal, 0, 0, 0, 0}, z.ToJson());
+}
+
+// One stage of one layer, all of its samples but those of `without` committed, and everything evicted and sealed without `omitted`.
+struct OneStage : TestRun {
+  OneStage(uint32_t skip, const std::vector<uint32_t>& without, const std::vector<uint32_t>& omitted);
+};
+OneStage::OneStage(uint32_t skip, const std::vector<uint32_t>& without, const std::vector<uint32_t>& omitted) : TestRun(1, {{StageId(0), 0, 1}}, skip) {
+  std::vector<std::vector<Record>> slots;
+  for (uint32_t s = 0; s < kSamples; ++s) {
+    if (std::find(without.begin(), without.end(), s) == without.end()) slots.push_back(SampleSlot(s, StageId(0), 0, 1, static_cast<float>(s + 1)));
+  }
+  for (uint32_t unit = 0; unit < 3; ++unit) slots.push_back({LayerWithout(unit, omitted)});
+  slots.push_back({SealWithout(omitted)});
+  Write("stage.00", slots);
+}
+
+bool SealedIn(TestRun& run) {
+  RunState state(run.fs, run.layout);
+  HOLDFAST_EXPECT_OK(state.Refresh());
+  return state.stages().at(StageId(0)).seal.has_value();
+}
+
+TEST(FoldOmission, ASampleThatIsLeftOutIsNotNeededAndItsAmaxDoesNotCount) {
+  OneStage run(1, {2}, {2});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_FALSE(state.stages().at(StageId(0)).seal);
+  EXPECT_EQ(state.ReducedAmax(0).code(), ErrorCode::kNotFound);
+  EXPECT_EQ(state.skips_left(), 1u);
+  run.Write("job", {{OmitOf(2)}});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_TRUE(state.Omitted(2));
+  EXPECT_EQ(state.samples_in(), kSamples - 1);
+  EXPECT_EQ(state.skips_left(), 0u);
+  EXPECT_TRUE(state.stages().at(StageId(0)).seal);
+  HOLDFAST_EXPECT_OK(state.ReducedAmax(0).ok() ? OkStatus() : Status(state.ReducedAmax(0).error()));
+}
+
+TEST(FoldOmission, WhatItWasComputedOfCountsNowhereAndTheSealOpensAgain) {
+  OneStage run(1, {}, {});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  ASSERT_TRUE(state.stages().at(StageId(0)).seal);
+  const std::vector<float> all = *state.ReducedAmax(0);
+  run.Write("job", {{OmitOf(3)}});        // the one of the largest amax
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_FALSE(state.stages().at(StageId(0)).seal);
+  EXPECT_EQ(state.Layer(0), nullptr);     // made of samples that do not count
+  EXPECT_NE(state.Layer(1), nullptr);     // no sample went into it
+  const std::vector<float> fewer = *state.ReducedAmax(0);
+  ASSERT_EQ(fewer.size(), all.size());
+  EXPECT_LT(fewer[0], all[0]);
+  // Made again without it: no nondeterminism, another layer.
+  run.Write("stage.00", {{LayerWithout(0, {3}, 2)}, {SealWithout({3})}});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_TRUE(state.stages().at(StageId(0)).seal);
+  ASSERT_NE(state.Layer(0), nullptr);
+  EXPECT_EQ(state.Layer(0)->source, DigestOf(2));
+  EXPECT_EQ(state.nondeterminism(), 0u);
+  uint64_t counted = 0;
+  for (const auto& [who, share] : state.Shares()) counted += share.samples;
+  EXPECT_EQ(counted, kSamples - 1);
+  // The omission is voided: everything is as it was.
+  run.Write("job", {VoidKey({RecordClass::kOmit, 0, 3, 0, 0})});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_TRUE(state.omitted().empty());
+  EXPECT_TRUE(state.stages().at(StageId(0)).seal);
+  EXPECT_EQ(state.Layer(0)->source, DigestOf(1));
+  EXPECT_EQ(*state.ReducedAmax(0), all);
+}
+
+TEST(FoldOmission, ADifferentLayerOfTheSameSamplesIsStillNondeterminism) {
+  OneStage run(1, {}, {});
+  run.Write("job", {{OmitOf(3)}});
+  run.Write("stage.00", {{LayerWithout(0, {3}, 2)}, {LayerWithout(0, {3}, 3)}});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.nondeterminism(), 1u);
+}
+
+TEST(FoldOmission, OnlyAsManyAsTheJobAllowsAndOnlyInItsOwnStream) {
+  OneStage none(0, {2}, {2});
+  none.Write("job", {{OmitOf(2)}});
+  EXPECT_FALSE(SealedIn(none));
+  OneStage run(1, {2}, {2});
+  run.Write("stage.00", {{OmitOf(2)}});
+  EXPECT_FALSE(SealedIn(run));
+  run.Write("job", {{OmitOf(kSamples + 5)}, {OmitOf(2)}, {OmitOf(0)}});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.OmittedSamples(), (std::vector<uint32_t>{2}));
+  EXPECT_TRUE(state.stages().at(StageId(0)).seal);
+}
+
+TEST(FoldOmission, NoMoreOnceAMergeWasGivenToANode) {
+  OneStage run(2, {2}, {2});
+  run.Write("job", {{OmitOf(2)}});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.skips_left(), 1u);
+  Assignment a;
+  a.merge_node = "n1";
+  run.Write("job", {{MakeControl({RecordClass::kAssignment, 0, 0, 0, 0}, a.ToJson())}});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_EQ(state.skips_left(), 0u);
+  EXPECT_TRUE(state.Omitted(2));
+}
+
+TEST(FoldOmission, ABlameStandsUntilTheNextLife) {
+  TestRun run(1, {{StageId(0), 0, 1}}, 1);
+  PhaseBegin b;
+  b.phase = kPhaseBlame;
+  b.sample = 2;
+  b.why = "ended 2 workers";
+  run.Write("stage.00", {{MakeControl({RecordClass::kPhase, 0, 'x', 1, 2}, b.ToJson())}});
+  RunState state(run.fs, run.layout);
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  const StageState& stage = state.stages().at(StageId(0));
+  ASSERT_TRUE(stage.blame);
+  EXPECT_EQ(stage.blame->sample, 2u);
+  EXPECT_EQ(stage.blame->why, "ended 2 workers");
+  EXPECT_TRUE(stage.suspicion.tries.empty());   // no try
+  EXPECT_FALSE(stage.phase);
+  run.Write("stage.00", {});
+  HOLDFAST_ASSERT_OK(state.Refresh());
+  EXPECT_FALSE(state.stages().at(StageId(0)).blame);
+}
+
 TEST(Fold, AThousandSlotsFoldQuickly) {
   TestRun run(1, {{StageId(0), 0, 1}});
   std::vector<std::vector<Record>> slots;

@@ -165,10 +165,20 @@ TEST(Records, EveryControlPayloadRoundTripsAndSurvivesMutation) {
   Exercise(SmallSubmit());
   Exercise(Claim{3, NonceOf(2), "n", "start", 5, "cpu"});
   Exercise(Release{3, "done"});
-  Exercise(PhaseBegin{"load", 2, 4, 8, 1u << 30, 2u << 30});
+  Exercise(PhaseBegin{"load", 2, 4, 8, 1u << 30, 2u << 30, {}, {}});
   Exercise(SourceRead{7, {{"a", DigestOf(1)}, {"b", DigestOf(2)}}});
   Exercise(SmallLayer());
-  Exercise(SealRecord{4, 0, 3, DigestOf(3)});
+  Exercise(SealRecord{4, 0, 3, DigestOf(3), {}});
+  Exercise(SealRecord{4, 0, 3, DigestOf(3), {1, 2}});
+  Exercise(OmitRecord{5, StageId(2), "ended 2 workers"});
+  const PhaseBegin blame{kPhaseBlame, 0, 1, 1, 0, 0, 5, "not finite at model.layers.3.mlp.down_proj"};
+  Exercise(blame);
+  LayerRecord fewer = SmallLayer();
+  fewer.omitted = {0, 5, 9};
+  Exercise(fewer);
+  JobSpec skipping = SmallJob(NonceOf(1), 4);
+  skipping.skip_samples = 2;
+  Exercise(skipping);
   Exercise(MergeRecord{2, MergeRecord::State::kWritten, "model-00001-of-00002.safetensors", "out/.staging-x", 99, DigestOf(4)});
   Exercise(DoneRecord{DigestOf(5), {{"layers", 3}, {"note", "fine"}}});
   VoidRecord v;
@@ -242,13 +252,25 @@ TEST(Records, ListsAndTextsHaveLimits) {
 // Ledgers of the first format lack what was added since, and what says nothing is not written.
 TEST(Records, MembersThatWereAddedLaterMayBeMissing) {
   const Json job = SmallJob(NonceOf(1), 1).ToJson(), life = SmallIncarnation().ToJson();
-  for (const char* key : {"name", "config"}) EXPECT_FALSE(job.contains(key)) << key;
+  for (const char* key : {"name", "config", "skip_samples"}) EXPECT_FALSE(job.contains(key)) << key;
   for (const char* key : {"public_key", "version", "numerics", "memory_bytes", "speed", "threads"}) EXPECT_FALSE(life.contains(key)) << key;
   HOLDFAST_EXPECT_OK(JobSpec::FromJson(job));
   const auto back = Incarnation::FromJson(life);
   HOLDFAST_ASSERT_OK(back);
   EXPECT_EQ(back->memory_bytes, 0u);
   EXPECT_EQ(back->public_key, "");
+  EXPECT_FALSE(SmallLayer().ToJson().contains("omitted"));
+  EXPECT_FALSE((SealRecord{4, 0, 3, DigestOf(3), {}}).ToJson().contains("omitted"));
+}
+
+// Two lists of the same samples are the same list: only then can they be compared.
+TEST(Records, SamplesThatAreLeftOutAscend) {
+  for (const std::vector<uint32_t>& bad : {std::vector<uint32_t>{5, 3}, std::vector<uint32_t>{3, 3}}) {
+    LayerRecord l = SmallLayer();
+    l.omitted = bad;
+    EXPECT_EQ(LayerRecord::FromJson(l.ToJson()).code(), ErrorCode::kCorrupt);
+    EXPECT_EQ(SealRecord::FromJson(SealRecord{4, 0, 3, DigestOf(3), bad}.ToJson()).code(), ErrorCode::kCorrupt);
+  }
 }
 
 TEST(Records, SampleRoundTripsWithExactBits) {
