@@ -135,5 +135,26 @@ TEST(StageScheduler, RandomWalkFinishesWithinBounds) {
   }
 }
 
+TEST(StageScheduler, WhatIsLeftOutIsNotStartedAndItsMemoryIsFree) {
+  StageScheduler s({.todo = {0, 1, 2, 3}, .from_tokens = false, .window = 2, .memory_bytes_max = 30, .alone = 0, .suspects = {}});
+  EXPECT_TRUE(s.OnCutReceived(1, 1, Bytes(10)));
+  EXPECT_TRUE(s.OnCutReceived(2, 1, Bytes(10)));
+  s.OnCutCommitted(3);
+  EXPECT_EQ(s.OnOmitted(1), 10u);                       // for the sender's credit
+  EXPECT_EQ(s.OnOmitted(3), 0u);
+  EXPECT_EQ(s.OnOmitted(0), 0u);                        // its cut never came, and never will
+  EXPECT_FALSE(s.OnCutReceived(1, 1, Bytes(10)));       // it comes once more
+  s.OnCutCommitted(1);
+  const auto start = s.Next();
+  ASSERT_TRUE(start);
+  EXPECT_EQ(start->sample, 2u);
+  EXPECT_FALSE(s.Next());
+  EXPECT_EQ(s.OnOmitted(2), 0u);                        // in flight: it stays so until it was computed
+  EXPECT_FALSE(s.done());
+  s.OnDropped(2);
+  EXPECT_TRUE(s.done());
+  EXPECT_EQ(s.memory_bytes(), 0u);
+}
+
 }  // namespace
 }  // namespace holdfast

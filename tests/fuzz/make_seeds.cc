@@ -134,6 +134,7 @@ LayerRecord SmallLayer() {
   l.packs = {SmallManifest()};
   l.input_amax = {0x3f800000}, l.weight_amax = {1};
   l.source = FixedDigest(8);
+  l.omitted = {1};
   return l;
 }
 
@@ -165,6 +166,8 @@ Assignment SmallAssignment() {
   return a;
 }
 
+OmitRecord SmallOmission() { return {1, StageId(0), "ended 2 workers"}; }
+
 QueueRecord SmallSubmit() {
   QueueRecord q;
   q.job = "0123456789ab", q.name = "night-1", q.source = "/models/small", q.out = "/models/small-nvfp4";
@@ -191,12 +194,13 @@ void SaveRecords() {
   SaveJson(RecordClass::kIncarnation, SmallIncarnation().ToJson());
   SaveJson(RecordClass::kClaim, Claim{3, NonceOf(2), "n", "start", 5, "cpu"}.ToJson());
   SaveJson(RecordClass::kRelease, Release{3, "done"}.ToJson());
-  SaveJson(RecordClass::kPhase, PhaseBegin{"load", 2, 4, 8, 1u << 30, 2u << 30}.ToJson());
+  SaveJson(RecordClass::kPhase, PhaseBegin{kPhaseBlame, 2, 4, 8, 1u << 30, 2u << 30, 1, "ended 2 workers"}.ToJson());
+  SaveJson(RecordClass::kOmit, SmallOmission().ToJson());
   SaveJson(RecordClass::kAssignment, SmallAssignment().ToJson());
   SaveJson(RecordClass::kQueue, SmallSubmit().ToJson());
   SaveJson(RecordClass::kSource, SourceRead{7, {{"a", FixedDigest(1)}, {"b", FixedDigest(2)}}}.ToJson());
   SaveJson(RecordClass::kLayer, SmallLayer().ToJson());
-  SaveJson(RecordClass::kSeal, SealRecord{4, 0, 3, FixedDigest(3)}.ToJson());
+  SaveJson(RecordClass::kSeal, SealRecord{4, 0, 3, FixedDigest(3), {1, 2}}.ToJson());
   SaveJson(RecordClass::kMerge, SmallMerge().ToJson());
   SaveJson(RecordClass::kDone, DoneRecord{FixedDigest(5), {{"layers", 3}, {"note", "fine"}}}.ToJson());
   SaveJson(RecordClass::kVoid, SmallVoid().ToJson());
@@ -246,6 +250,7 @@ void SaveFolds() {
                              Item(kStage0, 1, sample[0].key, sample[0].payload), Item(kStage0, 0, sample[1].key, sample[1].payload),
                              Said(kStage0, 1, {RecordClass::kLayer, 0, 0, 0, 0}, SmallLayer().ToJson())});
   Save("run_fold", "sample-and-layer", work);
+  Save("run_fold", "omission", Joined({work, Said(kJob, 1, {RecordClass::kOmit, 0, 1, 0, 0}, SmallOmission().ToJson())}));
   Save("run_fold", "void", Joined({work, Said(kStage0, 1, {RecordClass::kVoid, 0, 0, 0, 0}, SmallVoid().ToJson())}));
   Save("run_fold", "assignment-and-merge", Joined({Bytes{1}, Said(kJob, 1, {RecordClass::kAssignment, 0, 1, 0, 0}, SmallAssignment().ToJson()),
                                                    Said(kNode, 1, {RecordClass::kIncarnation, 0, 0, 0, 0}, SmallIncarnation().ToJson()),

@@ -38,6 +38,7 @@ void CheckControl(RecordClass cls, const Json& j) {
     case RecordClass::kRelease: return CheckJsonRoundTrip<Release>(j);
     case RecordClass::kPhase: return CheckJsonRoundTrip<PhaseBegin>(j);
     case RecordClass::kAssignment: return CheckJsonRoundTrip<Assignment>(j);
+    case RecordClass::kOmit: return CheckJsonRoundTrip<OmitRecord>(j);
     case RecordClass::kQueue: return CheckJsonRoundTrip<QueueRecord>(j);
     case RecordClass::kSource: return CheckJsonRoundTrip<SourceRead>(j);
     case RecordClass::kLayer: return CheckJsonRoundTrip<LayerRecord>(j);

@@ -15,7 +15,9 @@ constexpr uint32_t kAskedMax = 6;  // samples, layers
 // Everything that the programs ask of a fold, as one text.
 std::string Answers(const RunState& state) {
   Json out = {{"job", state.job().ToJson()}, {"numerics", EffectiveNumerics(state)}, {"invalid", state.invalid_records()}, {"stale", state.stale_records()},
-              {"nondeterminism", state.nondeterminism()}, {"stages", state.stages().size()}, {"merge", state.merge_written().size()}};
+              {"nondeterminism", state.nondeterminism()}, {"stages", state.stages().size()}, {"merge", state.merge_written().size()},
+              {"omitted", state.OmittedSamples()}, {"skips_left", state.skips_left()}, {"samples_in", state.samples_in()}};
+  for (const auto& [id, stage] : state.stages()) out["sealed"].push_back({id.value, stage.seal.has_value(), stage.blame ? stage.blame->sample : 0});
   for (const auto& [who, share] : state.Shares()) out["shares"].push_back({who.first, who.second, share.samples, share.units});
   if (state.assignment()) out["assignment"] = state.assignment()->ToJson();
   if (!state.has_plan()) return CanonicalJson(out);

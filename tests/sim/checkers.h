@@ -24,8 +24,11 @@ class SlotWatch {
 // each record that counts written by the incarnation that claimed its epoch. Every acknowledged record is among those that count. And the
 // fold agrees with that reading about what counts: nothing else, and of each key the first.
 std::string CheckLog(Cluster& cluster);
-// The published directory is, byte for byte, the one of a run without faults of the same job.
-std::string CheckOutput(Cluster& cluster);
+// The published directory is, byte for byte, the one of a run without faults of the same job, over a calibration set that lacks what was left out. holdfast.json
+// and SHA256SUMS, which say what was left out of which set, are compared only where nothing was.
+std::string CheckOutput(Cluster& cluster, uint32_t* omitted);
+// Innocent samples were left out (twice alone in a worker that a fault killed), and nothing is left of the budget: the job may fail.
+bool BudgetLost(Cluster& cluster);
 // fsck's exit status is 0.
 std::string CheckFsck(Cluster& cluster, bool deep);
 

@@ -47,7 +47,7 @@ void Cluster::Submit() {
   const auto operator_process = world.Spawn("operator", [&](Process& process) {
     const int64_t exact = 0;
     NodeClock clock(world, process, exact);
-    HOLDFAST_CHECK(EnsureFormat(fs, layout, self.nonce).ok());
+    HOLDFAST_CHECK(EnsureFormat(fs, layout, self.nonce, options.shape.skip > 0 ? kIncompatOmissions : 0).ok());
     NewJob job = DescribeJob(fs, options.shape, uuid);
     job.records.push_back(MakeControl({RecordClass::kIncarnation, 0, 0, 0, 0}, self.ToJson()));
     StreamWriter::Options o;
@@ -252,6 +252,7 @@ void SimNode::Pause(bool on) {
 void StartTask(SimNode& node, const std::shared_ptr<SimTask>& task) {
   task->state = TaskState::kRunning;
   task->commits = 0;
+  task->tries_before = task->tries;
   task->stop.store(false);
   task->ended = Stopped("killed");
   task->mail.clear();
@@ -288,7 +289,7 @@ void EndTask(SimNode& node, const std::shared_ptr<SimTask>& task) {
   }
   if (task->stop.load()) return void(task->state = TaskState::kStopped);
   const DeathCause cause = code == kExitOutOfMemory ? DeathCause::kOutOfMemory : killed ? DeathCause::kSignal : DeathCause::kCrash;
-  const RestartLadder::Decision d = task->ladder.OnDeath(cause, task->commits > 0);
+  const RestartLadder::Decision d = task->ladder.OnDeath(cause, task->commits > 0 || task->tries > task->tries_before);
   if (!d.restart) return void(task->state = TaskState::kGaveUp);
   task->reason = killed ? "signal 9" : "exit " + std::to_string(code);
   node.cluster.world.After(kRestartNs, [&node, task] {

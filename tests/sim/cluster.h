@@ -67,6 +67,7 @@ struct SimTask {
   RestartLadder ladder{WorkerSize{.window = 3, .threads = 1}};
   std::atomic<bool> stop{false};  // SIGTERM
   uint64_t commits = 0;           // of this life
+  uint32_t tries = 0, tries_before = 0;   // TriesThatCount of this life and of the one before
   uint64_t retry_at = 0;
   Status ended;
   Nonce incarnation;              // of the worker, for the edge
@@ -125,6 +126,8 @@ struct ClusterOptions {
   std::vector<NodeOptions> nodes;
   uint64_t suspect_ns = 12 * kSecond, tenure_ns = 6 * kSecond, gather_ns = 1 * kSecond;
   bool edges = true;              // cuts also travel between workers
+  std::vector<uint32_t> poison = {};     // samples that end whoever computes them
+  std::vector<uint32_t> infinite = {};   // samples whose amax is not finite, in the last layer
   bool clonable = false;          // workers are recorded (and use no edges)
   // Wraps what processes are handed, for mutants. Null: nothing.
   std::function<std::unique_ptr<FileSystem>(FileSystem&)> wrap;

@@ -18,6 +18,8 @@ const char* FaultName(Fault fault) {
     case Fault::kClone: return "clone";
     case Fault::kDrain: return "drain";
     case Fault::kRecomputedOtherwise: return "recomputed_with_other_bits";
+    case Fault::kPoisonSample: return "sample_ends_worker";
+    case Fault::kSampleNotFinite: return "sample_not_finite";
     case Fault::kWallClockForward: return "wall_clock_a_day_on";
     case Fault::kWallClockBack: return "wall_clock_a_day_back";
     case Fault::kServerCrash: return "server_crash";

@@ -15,6 +15,8 @@ enum class Fault : uint8_t {
   // machines and processes
   kPowerLoss, kRoomPowerLoss, kDaemonAndChildrenKilled, kDaemonKilled, kTaskKilled, kDiesAtCall, kPausesAtCall, kMachinePaused, kTaskPaused, kSleeperSucceeded,
   kClone, kDrain, kRecomputedOtherwise,
+  // samples
+  kPoisonSample, kSampleNotFinite,
   // clocks
   kWallClockForward, kWallClockBack,
   // the file server

@@ -113,12 +113,13 @@ int RunOne(const Arguments& a) {
 
 // Sums of many seeds.
 struct Sums {
-  uint64_t seeds = 0, wrong = 0, virtual_ns = 0, deaths = 0, claims = 0, acks = 0, server_crashes = 0, clones = 0, forked = 0;
+  uint64_t seeds = 0, wrong = 0, virtual_ns = 0, deaths = 0, claims = 0, acks = 0, server_crashes = 0, clones = 0, forked = 0, omitted = 0, budget_lost = 0;
   FaultCounts faults;
   void Add(const RunResult& r) {
     ++seeds;
     wrong += !r.wrong.empty();
     virtual_ns += r.virtual_ns, deaths += r.deaths, claims += r.claims, acks += r.acks, server_crashes += r.server_crashes, clones += r.clones, forked += r.forked;
+    omitted += r.omitted, budget_lost += r.budget_lost;
     faults += r.faults;
   }
 };
@@ -133,7 +134,7 @@ std::string SummaryLine(const Arguments& a, const Sums& s, double seconds) {
     if (m.mutant == a.mutant) line["mutant"] = m.name;
   }
   const OrderedJson sums = {{"first", a.first}, {"seeds", s.seeds}, {"wrong", s.wrong}, {"virtual_hours", rounded(static_cast<double>(s.virtual_ns) / 3.6e12)},
-                            {"deaths", s.deaths}, {"server_crashes", s.server_crashes}, {"clones", s.clones}, {"forked", s.forked}, {"claims", s.claims},
+                            {"deaths", s.deaths}, {"server_crashes", s.server_crashes}, {"clones", s.clones}, {"forked", s.forked}, {"omitted", s.omitted}, {"budget_lost", s.budget_lost}, {"claims", s.claims},
                             {"acknowledged", s.acks}, {"seconds", rounded(seconds)}, {"seeds_a_second", rounded(static_cast<double>(s.seeds) / seconds)},
                             {"faults", faults}};
   line.update(sums);

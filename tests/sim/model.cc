@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/sim/model.h"
 
+#include <algorithm>
+
 #include "calib/model/decoder.h"
 #include "export/format/safetensors.h"
 #include "ledger/base/json.h"
@@ -91,20 +93,23 @@ NewJob DescribeJob(FileSystem& fs, const JobShape& shape, const Nonce& uuid) {
   spec.architecture = "LlamaForCausalLM";
   spec.numerics = kNumerics;
   spec.config = std::string(AsText(config));
-  spec.samples = shape.samples;
+  spec.samples = shape.samples - static_cast<uint32_t>(shape.without.size());
+  spec.skip_samples = shape.skip;
   spec.seq_len = kTokens;
   spec.shard_bytes = 12'000;
   spec.weights = {pin("model.safetensors", source->files()[0]->header_sha256())};
   spec.sidecars = {pin("config.json", Digest{})};
   Sha256Hasher hasher;
+  uint32_t number = 0;
   for (uint32_t s = 0; s < shape.samples; ++s) {
+    if (std::find(shape.without.begin(), shape.without.end(), s) != shape.without.end()) continue;
     const std::vector<int32_t> tokens = {1, 2, static_cast<int32_t>(s % 16), static_cast<int32_t>(s / 16)};
     Bytes length;
     PutLe<uint32_t>(&length, kTokens);
     hasher.Update(length);
     hasher.Update(EncodeTokens(tokens));
     Record r;
-    r.key = {RecordClass::kJob, 0, s, 0, 1};
+    r.key = {RecordClass::kJob, 0, number++, 0, 1};
     r.payload = EncodeTokens(tokens);
     job.records.push_back(std::move(r));
   }

@@ -15,6 +15,8 @@ namespace holdfast::sim {
 struct JobShape {
   uint32_t layers = 2, samples = 3;
   std::vector<uint32_t> cut;                 // layers of each stage; empty: the coordinator cuts
+  uint32_t skip = 0;                         // so many samples may be left out
+  std::vector<uint32_t> without = {};        // of the samples, those that the calibration set does not even have
   friend auto operator<=>(const JobShape&, const JobShape&) = default;
 };
 

@@ -70,8 +70,22 @@ class Scenario {
       n.recompute = recompute;
       o.nodes.push_back(n);
     }
+    DrawPoison(&o);
     if (options_.mutant != Mutant::kNone) o.wrap = [m = options_.mutant](FileSystem& fs) { return WrapMutant(m, fs); };
     return o;
+  }
+
+  // Samples that cannot be computed, and a budget for them. By numbers of their own: the histories of all other seeds are what they were without this.
+  void DrawPoison(ClusterOptions* o) const {
+    Random random(Mix(options_.seed, 17));
+    if (!random.Chance(120)) return;
+    o->shape.skip = static_cast<uint32_t>(random.Between(1, std::min<uint64_t>(2, o->shape.samples - 1)));
+    const uint64_t bad = random.Between(1, o->shape.skip);
+    while (o->poison.size() + o->infinite.size() < bad) {
+      const uint32_t sample = static_cast<uint32_t>(random.Below(o->shape.samples));
+      const auto has = [&](const std::vector<uint32_t>& list) { return std::find(list.begin(), list.end(), sample) != list.end(); };
+      if (!has(o->poison) && !has(o->infinite)) (random.Chance(700) ? o->poison : o->infinite).push_back(sample);
+    }
   }
 
   // Each seed has its own mix: some faults often, most of them never.
@@ -312,10 +326,14 @@ class Scenario {
     r.wrong = cluster_.world.violation();
     const bool promised = !r.async || r.server_crashes == 0;   // an async server that crashed may have lost anything, but must not end in a wrong output
     if (r.wrong.empty() && promised) r.wrong = CheckLog(cluster_);
+    if (r.wrong.empty() && promised && !cluster_.Done() && BudgetLost(cluster_)) {
+      r.budget_lost = true;
+      return r;
+    }
     if (r.wrong.empty() && promised && !cluster_.Done()) {
       r.wrong = "no progress: the job is not done " + std::to_string(kQuietNs / kSecond) + " s after the last fault" + (cluster_.failed().empty() ? "" : ", it failed: " + cluster_.failed());
     }
-    if (r.wrong.empty() && cluster_.Done() && promised) r.wrong = CheckOutput(cluster_);
+    if (r.wrong.empty() && cluster_.Done() && promised) r.wrong = CheckOutput(cluster_, &r.omitted);
     if (r.wrong.empty() && promised) r.wrong = CheckFsck(cluster_, options_.deep);
     return r;
   }

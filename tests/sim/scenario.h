@@ -22,6 +22,8 @@ struct RunResult {
   std::string wrong;             // "" or what is
   uint64_t digest = 0;           // of the whole history
   uint64_t virtual_ns = 0, events = 0, messages = 0, deaths = 0, claims = 0, acks = 0, server_crashes = 0, clones = 0, forked = 0;
+  uint32_t omitted = 0;          // samples left out
+  bool budget_lost = false;      // the job may fail, see BudgetLost
   bool async = false;
   FaultCounts faults;
 };

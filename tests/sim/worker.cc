@@ -3,11 +3,13 @@
 // The children of a daemon: one life of a stage, one life of the merge, in the order in which holdfast-worker and holdfast-merge do things.
 // One fiber does what their threads do, so compute and commits take turns; forward passes are ComputeLayer.
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <set>
 
 #include "daemon/core/stage_scheduler.h"
 #include "daemon/worker/commit_queue.h"
+#include "daemon/worker/poison.h"
 #include "daemon/worker/todo.h"
 #include "export/format/safetensors.h"
 #include "export/merge/merge.h"
@@ -19,6 +21,7 @@ namespace holdfast::sim {
 namespace {
 
 constexpr uint64_t kTickNs = 100 * kMs, kDrainNs = 20 * kSecond;
+constexpr uint32_t kWindow = 3;
 
 StreamWriter::Options ClaimAs(const RunState& state, const Incarnation& self, const std::string& reason, Clock& clock) {
   StreamWriter::Options o;
@@ -37,9 +40,7 @@ class Worker {
 
   Status Run() {
     Status status = Open();
-    if (status.ok()) status = Calibrate();
-    if (status.ok()) status = Evict();
-    if (status.ok()) status = Seal();
+    if (status.ok()) status = Work();
     if (!status.ok() && writer_ != nullptr && status.code() == ErrorCode::kStopped && !self_.dead()) {
       if (const Status r = writer_->ReleaseStream("drain"); !r.ok()) status = r;
     }
@@ -91,14 +92,61 @@ class Worker {
     return writer_->Append({MakeControl(key, b.ToJson())});
   }
 
-  Status Calibrate() {
-    const Todo todo = TodoOf(state_, stage_);
-    if (todo.samples.empty()) return OkStatus();
-    HOLDFAST_TRY(Begin("calibrate"));
-    return Loop(todo);
+  // StageWorker's.
+  Status Work() {
+    for (;;) {
+      HOLDFAST_TRY(Calibrate());
+      HOLDFAST_TRY(Evict());
+      HOLDFAST_ASSIGN(const bool sealed, Seal());
+      if (sealed) return writer_->ReleaseStream("done");
+    }
   }
 
+  Status Calibrate() {
+    for (;;) {
+      const Todo todo = TodoOf(state_, stage_);
+      if (todo.samples.empty()) return OkStatus();
+      Caution caution;
+      if (state_.job().skip_samples > 0) {     // elsewhere samples do no harm here, and other seeds' histories stay what they were
+        const StageState& known = state_.stages().at(stage_.stage);
+        caution = CautionFor(known, task_.reason, {.window = kWindow, .threads = 1}, todo.samples);
+        task_.tries = TriesThatCount(known, caution, todo.samples.size(), state_.skips_left());
+        if (const auto poison = FindPoison(known, caution, todo.samples)) {
+          HOLDFAST_TRY(AwaitOmission(*poison));
+          continue;
+        }
+      }
+      HOLDFAST_TRY(Begin("calibrate"));
+      return Loop(todo, caution);
+    }
+  }
+
+  Status AwaitOmission(const Blame& blame) {
+    if (state_.skips_left() == 0) {
+      HOLDFAST_TRY(writer_->ReleaseStream(kReleasePoison));
+      return CannotDoWithout(state_, blame);
+    }
+    HOLDFAST_TRY(writer_->Append({BlameRecord(stage_.stage, writer_->epoch(), blame)}));
+    while (!state_.Omitted(blame.sample)) {
+      if (self_.dead() || Stopping()) return Stopped("stopped while a sample is to be left out");
+      Sleep(kTickNs);
+      HOLDFAST_TRY(state_.RefreshLayers({{stage_.first_layer, stage_.last_layer}}));
+      if (state_.skips_left() > 0 || state_.Omitted(blame.sample)) continue;
+      HOLDFAST_TRY(writer_->ReleaseStream(kReleasePoison));
+      return CannotDoWithout(state_, blame);
+    }
+    return OkStatus();
+  }
+
+  bool Is(const std::vector<uint32_t>& samples, uint32_t sample) const { return std::find(samples.begin(), samples.end(), sample) != samples.end(); }
+
   Result<ComputedSample> Compute(const StartSample& start, const std::map<uint32_t, Cut>& packs) {
+    if (Is(node_.cluster.options.poison, start.sample)) {
+      node_.cluster.world.faults.Add(Fault::kPoisonSample);
+      node_.cluster.world.Trace(self_.name(), "dies of sample " + std::to_string(start.sample));
+      self_.Kill();
+      return Stopped("killed");
+    }
     ComputedSample done;
     SampleRecord& r = done.record;
     r.sample = start.sample;
@@ -118,6 +166,10 @@ class Worker {
     }
     for (uint32_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
       LayerResult result = ComputeLayer(hidden, layer, state_.plan().units[layer].sites.size());
+      if (layer + 1 == state_.plan().layers && Is(node_.cluster.options.infinite, start.sample)) {
+        node_.cluster.world.faults.Add(Fault::kSampleNotFinite);
+        result.amax.back() = std::numeric_limits<float>::infinity();
+      }
       r.amax.insert(r.amax.end(), result.amax.begin(), result.amax.end());
       hidden = std::move(result.hidden);
     }
@@ -128,17 +180,17 @@ class Worker {
     return done;
   }
 
-  Status Loop(const Todo& todo) {
-    constexpr uint32_t kWindow = 3;
+  Status Loop(const Todo& todo, const Caution& caution) {
     const uint64_t cut_bytes = static_cast<uint64_t>(state_.job().seq_len) * state_.plan().hidden_size * 2;
     const bool from_tokens = stage_.first_layer == 0;
-    StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = kWindow, .memory_bytes_max = kWindow * cut_bytes});
+    StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = kWindow, .memory_bytes_max = kWindow * cut_bytes,
+                              .alone = caution.alone, .suspects = caution.suspects});
     std::map<uint32_t, Cut> packs = todo.cuts;
     for (const auto& [sample, cut] : packs) scheduler.OnCutCommitted(sample);
     std::vector<CommitEvent> events;
     CommitQueue queue({.fs = &fs_, .clock = &clock_, .state = &state_, .writer = writer_.get(), .incarnation = me_.nonce, .stage = stage_.stage,
                        .first_layer = stage_.first_layer, .last_layer = stage_.last_layer, .upstream_wanted = todo.upstream_wanted,
-                       .on_event = [&](CommitEvent e) { events.push_back(std::move(e)); }});
+                       .omitted = state_.OmittedSamples(), .on_event = [&](CommitEvent e) { events.push_back(std::move(e)); }});
     std::vector<StartSample> computing;
     uint64_t drain_until = 0;
     while (!scheduler.done()) {
@@ -149,6 +201,7 @@ class Worker {
       while (drain_until == 0) {
         auto start = scheduler.Next();
         if (!start) break;
+        if (start->alone) HOLDFAST_TRY(queue.Announce(start->sample));
         computing.push_back(std::move(*start));
       }
       std::optional<ComputedSample> computed;
@@ -183,6 +236,10 @@ class Worker {
     } else if (const auto* r = std::get_if<SampleRedo>(&event)) {
       scheduler->OnFailed(r->sample);
       scheduler->OnCutCommitted(r->sample);
+    } else if (const auto* o = std::get_if<SamplesOmitted>(&event)) {
+      for (const uint32_t sample : o->samples) (void)scheduler->OnOmitted(sample);
+    } else if (const auto* d = std::get_if<SampleDropped>(&event)) {
+      scheduler->OnDropped(d->sample);
     } else if (const auto* f = std::get_if<ConsumerFound>(&event)) {
       consumer_ = f->consumer.endpoint;
     }
@@ -201,6 +258,8 @@ class Worker {
 
   Status Evict() {
     HOLDFAST_TRY(state_.RefreshLayers({{stage_.first_layer, stage_.last_layer}}));
+    while (const auto blame = FindNotFinite(state_, stage_)) HOLDFAST_TRY(AwaitOmission(*blame));
+    evicted_without_ = state_.OmittedSamples();
     std::vector<uint32_t> missing;
     for (const uint32_t unit : UnitsOf(state_.plan(), stage_)) {
       if (state_.Layer(unit) == nullptr) missing.push_back(unit);
@@ -217,7 +276,8 @@ class Worker {
         HOLDFAST_ASSIGN(amax, state_.ReducedAmax(unit));
       }
       Sleep(node_.options.compute_ns);
-      HOLDFAST_ASSIGN(const LayerRecord e, EvictUnit(fs_, state_.layout(), *source, state_.plan(), state_.plan().units[unit], amax, options));
+      HOLDFAST_ASSIGN(LayerRecord e, EvictUnit(fs_, state_.layout(), *source, state_.plan(), state_.plan().units[unit], amax, options));
+      if (!amax.empty()) e.omitted = evicted_without_;
       const RecordKey key{.cls = RecordClass::kLayer, .stage = stage_.stage.value, .a = unit};
       HOLDFAST_TRY(writer_->Append({MakeControl(key, e.ToJson())}));
       Acknowledge(key);
@@ -225,19 +285,22 @@ class Worker {
     return OkStatus();
   }
 
-  Status Seal() {
+  // false: what was evicted is not what counts any more.
+  Result<bool> Seal() {
     HOLDFAST_TRY(state_.RefreshLayers({{stage_.first_layer, stage_.last_layer}}));
+    if (state_.OmittedSamples() != evicted_without_) return false;
     const auto known = state_.stages().find(stage_.stage);
     if (known == state_.stages().end() || !known->second.seal) {
       SealRecord z;
       z.samples = state_.job().samples;
       z.first_layer = stage_.first_layer;
       z.last_layer = stage_.last_layer;
+      z.omitted = evicted_without_;
       HOLDFAST_ASSIGN(z.root, SealRoot(state_, stage_.first_layer, stage_.last_layer, UnitsOf(state_.plan(), stage_)));
       HOLDFAST_TRY(writer_->Append({MakeControl({.cls = RecordClass::kSeal, .stage = stage_.stage.value}, z.ToJson())}));
       Acknowledge({.cls = RecordClass::kSeal});
     }
-    return writer_->ReleaseStream("done");
+    return true;
   }
 
   Process& self_;
@@ -251,6 +314,7 @@ class Worker {
   StagePlan stage_;
   Incarnation me_;
   std::unique_ptr<StreamWriter> writer_;
+  std::vector<uint32_t> evicted_without_;       // samples that were left out when units were last evicted
   std::string consumer_;                        // endpoint of whoever takes our cuts
   std::map<uint32_t, SampleRecord> last_;
 };
