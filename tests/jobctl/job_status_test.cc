@@ -196,5 +196,16 @@ TEST(StatusJson, HasEveryDocumentedMember) {
   EXPECT_EQ(doc["nodes"][1]["life"], "silent");
 }
 
+TEST(StatusText, SaysWhichSamplesAreLeftOut) {
+  JobStatus job = Job("a", "running", {Stage(0, "calibrate", 10, "n1")});
+  job.samples = 128;
+  EXPECT_EQ(RenderJob(job, Colours::kNo).find("left out"), std::string::npos);
+  job.omitted = {{{"sample", 5u}, {"stage", 0u}, {"why", "ended 2 workers"}}, {{"sample", 9u}, {"stage", 1u}, {"why", "not finite at\033[2J x"}}};
+  const std::string text = RenderJob(job, Colours::kNo);
+  EXPECT_NE(text.find("2 of 128 samples left out: 5 (ended 2 workers), 9 (not finite at"), std::string::npos) << text;
+  EXPECT_EQ(text.find('\033'), std::string::npos);
+  EXPECT_EQ(ToJson(job)["omitted"][1]["sample"], 9);
+}
+
 }  // namespace
 }  // namespace holdfast
