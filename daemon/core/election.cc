@@ -14,10 +14,21 @@ void Election::OnBeat(const std::string& node, const Nonce& incarnation, uint64_
   if (another || !known_ || node != owner_) return;  // the first beat seen of an incarnation may be what a dead one left behind
   if (incarnation == owner_incarnation_) {
     owner_sign_ = now;
+    stalled_.reset();
   } else if (!vacant_) {
     vacant_ = true;
     vacant_since_ = now;
   }
+}
+
+// Not at once: where all waited, each hears of the others' waiting when it is over.
+void Election::OnStalledBeat(const std::string& node, const Nonce& incarnation, uint64_t count, TimeNs now) {
+  const auto n = nodes_.find(node);
+  if (n == nodes_.end() || n->second.incarnation != incarnation || count <= n->second.count) return;
+  n->second.count = count;
+  if (!known_ || node != owner_ || incarnation != owner_incarnation_) return;
+  if (!stalled_) stalled_ = now;
+  if (now - *stalled_ < silence_ns_) owner_sign_ = now;
 }
 
 void Election::OnJob(const std::string& owner, const Nonce& incarnation, bool released, uint32_t tail, TimeNs now) {
@@ -25,6 +36,7 @@ void Election::OnJob(const std::string& owner, const Nonce& incarnation, bool re
   const bool was_vacant = known_ && vacant_;
   if (claimed_anew || tail > tail_) {
     owner_sign_ = now;
+    stalled_.reset();
     vacant_ = false;
   }
   if (!known_) born_ = now;

@@ -4,11 +4,13 @@
 // node by name claims at once, the second after `step_ns`, and so on: a dead first one costs seconds, and two at once cost one lost race.
 //
 // An owner lives as long as its claim is new, its incarnation's beats rise or the stream's tail moves, and for `silence_ns` after; no
-// longer, when its node is heard under another incarnation: then the one that claimed is dead.
+// longer, when its node is heard under another incarnation: then the one that claimed is dead. One that says for `silence_ns` that it waits for
+// the directory is as good as silent: it cannot say what it decides.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -23,6 +25,8 @@ class Election {
   void set_silence(uint64_t ns) { silence_ns_ = ns; }
   // Also for the own node: a coordinator lives by its beats as everyone does.
   void OnBeat(const std::string& node, const Nonce& incarnation, uint64_t count, bool draining, TimeNs now);
+  // A beat that says that its node waits for the shared directory.
+  void OnStalledBeat(const std::string& node, const Nonce& incarnation, uint64_t count, TimeNs now);
   // The job stream as last folded: who claimed it (the daemon's incarnation), whether it was released, its tail.
   void OnJob(const std::string& owner, const Nonce& incarnation, bool released, uint32_t tail, TimeNs now);
   bool ShouldClaim(TimeNs now);            // true again and again until OnJob says that it was done
@@ -50,6 +54,7 @@ class Election {
   uint32_t tail_ = 0;
   bool vacant_ = false;                    // released, never claimed, or claimed by a life that is over
   TimeNs vacant_since_ = 0, owner_sign_ = 0;
+  std::optional<TimeNs> stalled_;          // since when the owner says so
 };
 
 }  // namespace holdfast

@@ -108,7 +108,10 @@ Status JobBoard::Elect(Job* job) {
   const uint64_t now = others_.listened_ns();   // the look at the job may have taken longer than the silence that counts
   const uint64_t silence_ns = others_.Pace().silence_ns;
   job->election.set_silence(silence_ns);
-  for (const Beat* b : others_.Live(silence_ns)) job->election.OnBeat(b->node, b->incarnation, b->count, b->draining, now);
+  for (const Beat* b : others_.Live(silence_ns)) {
+    if (b->storage_stalled_ms > 0) job->election.OnStalledBeat(b->node, b->incarnation, b->count, now);
+    else job->election.OnBeat(b->node, b->incarnation, b->count, b->draining, now);
+  }
   const RunState& state = job->driver->state();
   const StreamState& stream = state.job_stream();
   const Incarnation* owner = state.IncarnationOf(stream.claim.incarnation);

@@ -42,6 +42,28 @@ TEST(Election, AJobOfNobodyIsClaimedByTheFirstThenTheNext) {
   EXPECT_FALSE(first.ShouldClaim(11 * kSecond));
 }
 
+// Over a real NFS server: the coordinator lost the server and nothing else, its beats came on, and the job stood still for as long.
+TEST(Election, AnOwnerThatWaitsForTheDirectoryIsReplaced) {
+  Election e("n1", kSilence, kStep);
+  uint64_t now = 10 * kSecond, count = 0;
+  const auto turn = [&](bool stalled) {
+    now += kSecond;
+    ++count;
+    e.OnBeat("n1", NonceOf(1), count, false, now);
+    if (stalled) e.OnStalledBeat("n2", NonceOf(2), count, now);
+    else e.OnBeat("n2", NonceOf(2), count, false, now);
+    e.OnJob("n2", NonceOf(2), false, 5, now);
+    return e.ShouldClaim(now);
+  };
+  for (int i = 0; i < 20; ++i) EXPECT_FALSE(turn(false));
+  for (int i = 0; i < 5; ++i) EXPECT_FALSE(turn(true)) << "it may be over, and heard late: the server was away for all";
+  for (int i = 0; i < 20; ++i) EXPECT_FALSE(turn(false)) << "it was over";
+  uint64_t waited = 0;
+  while (!turn(true) && waited < 60) ++waited;
+  EXPECT_GE(waited, 6u);
+  EXPECT_LE(waited, 12u);
+}
+
 // Up to 16 nodes a beat a second to each, then never more than about 16 a second to one node; what counts as silence grows with it.
 TEST(Election, ManyNodesSpeakMoreRarely) {
   for (const size_t nodes : {1, 8, 16}) {

@@ -154,5 +154,19 @@ TEST(JobBoard, WhoIsHeldUpByTheDirectoryDoesNotTakeOthersForSilent) {
   EXPECT_EQ(t.Owner(), "n2") << "n1 is silent for long";
 }
 
+TEST(JobBoard, ACoordinatorThatWaitsForTheDirectoryIsReplaced) {
+  TwoNodes t;
+  const auto turn = [&](uint64_t stalled_ms) {
+    Beat beat;
+    beat.storage_stalled_ms = stalled_ms;
+    t.n1->Speak(beat);
+    t.TurnOfN2();
+  };
+  for (int i = 0; i < 4; ++i) turn(0);
+  ASSERT_EQ(t.Owner(), "n1");
+  for (int i = 0; i < 10 && t.Owner() == "n1"; ++i) turn(20'000);
+  EXPECT_EQ(t.Owner(), "n2");
+}
+
 }  // namespace
 }  // namespace holdfast
