@@ -140,7 +140,7 @@ TEST(Salvage, AStaleSlotIsNotSaidAgain) {
   TinyRun run({.until = Until::kSamples});
   const uint32_t seq = run.SlotCount("stage.00");
   run.AppendSlot("stage.00", 2, {MakeControl({RecordClass::kClaim, 0, 2, 0, 0}, Claim{2, run.incarnation(), "test", "takeover", 1, "test"}.ToJson())});
-  run.AppendSlot("stage.00", 1, {MakeControl({RecordClass::kSeal, 0, 0, 0, 0}, SealRecord{3, 0, 1, {}}.ToJson())});
+  run.AppendSlot("stage.00", 1, {MakeControl({RecordClass::kSeal, 0, 0, 0, 0}, SealRecord{3, 0, 1, {}, {}}.ToJson())});
   Flip(run, run.SlotPath("stage.00", seq + 1), kPadding);
   EXPECT_EQ(RepairAndSalvage(run).salvaged, 0u);
 }
