@@ -14,6 +14,7 @@
 #
 # Scenarios, with the rows of docs/failure-matrix.md:
 #   crash 11      the server loses power under load, twice        stall 13     one node loses the server, and nothing else
+#   hung 13       the same, and it is the one that coordinates
 #   cut 24        a node's cable is out for two T_suspect         away 13      the server is away for five T_suspect
 #   power 9       a node loses power and comes back               lost 10      a node loses power for ever
 #   pause 21 22   a virtual machine stands still over a takeover; its clock, too
@@ -25,7 +26,7 @@
 set -euo pipefail
 BIN=$(readlink -f "${2:?folder of the programs}")
 readonly RIG=${1:?the script that runs the hosts} BIN SCENARIO=${3:?scenario, or all}
-readonly SCENARIOS="crash stall away cut pause freeze power allnodes lost async enospc hostnames twins"
+readonly SCENARIOS="crash stall hung away cut pause freeze power allnodes lost async enospc hostnames twins"
 
 run_all() {
   local version scenario began outcome table="" failed=0 log
@@ -60,8 +61,8 @@ two_nodes_at_work() { # CELLS
   begin c1:c1:c1 c2:c2:c2
   at_work "$1" --on c1,c2
 }
-fenced() { # HOST: it says that stage 1 is not its any more
-  local words="stage 1 .*(: fenced: | is not this node's any more)"
+fenced() { # HOST STAGE: it says that the stage is not its any more
+  local words="stage $2 .*(: fenced: | is not this node's any more)"
   wait_until 300 "$1 to say that it was fenced" has_said "$1" "$words"
   said "$1" | grep -E "$words"
 }
@@ -75,19 +76,22 @@ crash() {
   check_bytes
 }
 
-stalled() { [[ $(field "[x['storage_stalled_ms'] for x in n if x['node'] == 'c2'][0]") -gt 0 ]]; }
-stall() {
+stalled() { [[ $(field "[x['storage_stalled_ms'] for x in n if x['node'] == '$1'][0]") -gt 0 ]]; }
+loses_the_server() { # HOST OTHER STAGE-OF-HOST
+  asked=$2
   two_nodes_at_work 8
-  hurt "what c2 sends to the server goes nowhere; c1 hears it"
-  on c2 "ip neigh replace 10.99.0.1 lladdr 02:00:00:00:00:99 dev eth0 nud permanent"
-  wait_until 120 "storage_stalled" stalled
+  hurt "what $1 sends to the server goes nowhere; $2 hears it"
+  on "$1" "ip neigh replace 10.99.0.1 lladdr 02:00:00:00:00:99 dev eth0 nud permanent"
+  wait_until 120 "storage_stalled" stalled "$1"
   jobctl nodes | grep "has not answered"
-  wait_until 300 "the takeover of stage 1" is_taken_over 1
-  on c2 "ip neigh del 10.99.0.1 dev eth0"
-  say "c1 has stage 1; c2 reaches the server again"
-  fenced c2
+  wait_until 300 "the takeover of stage $3" is_taken_over "$3"
+  on "$1" "ip neigh del 10.99.0.1 dev eth0"
+  say "$2 has stage $3; $1 reaches the server again"
+  fenced "$1" "$3"
   check_bytes
 }
+stall() { loses_the_server c2 c1 1; }
+hung() { loses_the_server c1 c2 0; }
 
 away() {
   two_nodes_at_work 8
@@ -117,7 +121,7 @@ sleeper() { # COMMAND TO-SLEEP TO-WAKE
   wait_until 300 "the takeover of stage 1" is_taken_over 1
   say "c1 has stage 1; c2 wakes ($2)"
   "$RIG" "$2" c2
-  fenced c2
+  fenced c2 1
   check_bytes
 }
 pause() { sleeper pause resume; }
