@@ -10,6 +10,7 @@
 #include <set>
 
 #include "calib/model/decoder.h"
+#include "calib/model/memory_plan.h"
 #include "calib/runner/runner.h"
 #include "daemon/core/stage_scheduler.h"
 #include "daemon/node/process.h"
@@ -18,6 +19,7 @@
 #include "daemon/worker/compute_pool.h"
 #include "daemon/worker/poison.h"
 #include "daemon/worker/todo.h"
+#include "daemon/worker/unit_pool.h"
 #include "export/format/safetensors.h"
 #include "export/shard/evict.h"
 #include "ledger/base/fail_point.h"
@@ -30,6 +32,7 @@ constexpr int kTickMs = 100;
 constexpr uint64_t kReportNs = 200'000'000;
 constexpr uint64_t kDrainMs = 20'000;          // of the 30 s that a stop may take
 constexpr size_t kHashBytes = 4u << 20;
+constexpr uint32_t kUnitsAtOnceMax = 8;        // beyond it, disks and memory are what eviction waits for
 constexpr uint32_t kEdgeQueueCuts = 4;         // cuts that a producer keeps for a slow consumer before it leaves them to the packs
 
 struct Computed {
@@ -51,6 +54,7 @@ struct StageWorker::Impl {
   std::unique_ptr<StreamWriter> writer;
   std::unique_ptr<SourceModel> source;
   DecoderSpec spec;
+  std::unique_ptr<LayerRangeRunner> runner;    // kept for eviction if it holds weights that need not be read again
   Incarnation self;
 
   Context context;
@@ -107,11 +111,13 @@ struct StageWorker::Impl {
   Status Work();
   Status Calibrate();
   Status AwaitOmission(const Blame& blame);
-  Status Load(std::unique_ptr<LayerRangeRunner>* runner);
-  Status Loop(LayerRangeRunner& runner, const Todo& todo, const Caution& caution);
-  Result<ComputedSample> Compute(LayerRangeRunner& runner, const StartSample& start, const std::optional<Cut>& cut);
+  Status Load();
+  Status Loop(const Todo& todo, const Caution& caution);
+  Result<ComputedSample> Compute(const StartSample& start, const std::optional<Cut>& cut);
   Status Retarget(const Incarnation& consumer, uint64_t cut_bytes, std::unique_ptr<CutSender>* sender);
   Status Evict();
+  Status EvictMissing(const std::vector<uint32_t>& missing);
+  uint32_t EvictedAtOnce() const;
   enum class Sealed : uint8_t { kNo, kYes };
   Result<Sealed> Seal();
 };
@@ -277,10 +283,11 @@ Status StageWorker::Impl::Calibrate() {
       continue;
     }
     HOLDFAST_TRY(CheckSource());
-    std::unique_ptr<LayerRangeRunner> runner;
-    HOLDFAST_TRY(Load(&runner));
+    HOLDFAST_TRY(Load());
     HOLDFAST_TRY(Begin("calibrate", 0));
-    return Loop(*runner, todo, caution);
+    HOLDFAST_TRY(Loop(todo, caution));
+    if (runner->Resident() == nullptr) runner.reset();   // its memory is eviction's
+    return OkStatus();
   }
 }
 
@@ -305,7 +312,8 @@ Status StageWorker::Impl::AwaitOmission(const Blame& blame) {
   return OkStatus();
 }
 
-Status StageWorker::Impl::Load(std::unique_ptr<LayerRangeRunner>* runner) {
+Status StageWorker::Impl::Load() {
+  runner.reset();
   uint64_t bytes = 0;
   for (uint32_t unit : UnitsOf(state.plan(), stage)) {
     for (const TensorPlan& t : state.plan().units[unit].tensors) bytes += t.bytes;
@@ -318,7 +326,7 @@ Status StageWorker::Impl::Load(std::unique_ptr<LayerRangeRunner>* runner) {
   options.device = args.device;
   options.expected = KnownDigests(state);
   std::vector<LoadedDigest> digests;
-  HOLDFAST_ASSIGN(*runner, LayerRangeRunner::Load(*source, spec, state.plan(), options, &digests));
+  HOLDFAST_ASSIGN(runner, LayerRangeRunner::Load(*source, spec, state.plan(), options, &digests));
   std::vector<Record> records;
   for (LoadedDigest& d : digests) {
     if (state.source_reads().contains(d.unit)) continue;
@@ -332,7 +340,7 @@ Status StageWorker::Impl::Load(std::unique_ptr<LayerRangeRunner>* runner) {
   return OkStatus();
 }
 
-Result<ComputedSample> StageWorker::Impl::Compute(LayerRangeRunner& runner, const StartSample& start, const std::optional<Cut>& cut) {
+Result<ComputedSample> StageWorker::Impl::Compute(const StartSample& start, const std::optional<Cut>& cut) {
   const auto output = stage.last_layer == state.plan().layers ? LayerRangeRunner::Output::kNone : LayerRangeRunner::Output::kHidden;
   HOLDFAST_TRY(FailPoint("compute.sample", std::to_string(start.sample)));
   ComputedSample done;
@@ -347,7 +355,7 @@ Result<ComputedSample> StageWorker::Impl::Compute(LayerRangeRunner& runner, cons
     const std::vector<int32_t>& ids = state.tokens()[start.sample];
     tokens = ids.size();
     r.input = Sha256(EncodeTokens(ids));
-    HOLDFAST_ASSIGN(forward, runner.ForwardTokens(ids, output));
+    HOLDFAST_ASSIGN(forward, runner->ForwardTokens(ids, output));
   } else {
     Bytes hidden = start.cut;
     if (start.input == InputKind::kPack) {
@@ -355,7 +363,7 @@ Result<ComputedSample> StageWorker::Impl::Compute(LayerRangeRunner& runner, cons
       tokens = cut->tokens;
     }
     r.input = Sha256(hidden);
-    HOLDFAST_ASSIGN(forward, runner.ForwardHidden(hidden, tokens, output));
+    HOLDFAST_ASSIGN(forward, runner->ForwardHidden(hidden, tokens, output));
   }
   r.amax = std::move(forward.amax);
   if (output == LayerRangeRunner::Output::kHidden) {
@@ -365,7 +373,7 @@ Result<ComputedSample> StageWorker::Impl::Compute(LayerRangeRunner& runner, cons
   return done;
 }
 
-Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo, const Caution& caution) {
+Status StageWorker::Impl::Loop(const Todo& todo, const Caution& caution) {
   const uint64_t cut_bytes = static_cast<uint64_t>(state.job().seq_len) * state.plan().hidden_size * 2;
   const bool from_tokens = stage.first_layer == 0;
   StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = args.size.window,
@@ -398,8 +406,8 @@ Status StageWorker::Impl::Loop(LayerRangeRunner& runner, const Todo& todo, const
       std::optional<Cut> cut;
       if (start->input == InputKind::kPack) cut = packs.at(start->sample);
       auto work = std::make_shared<StartSample>(std::move(*start));
-      const auto compute = [this, &runner, work, cut] {
-        Computed c{.sample = work->sample, .held_bytes = work->cut.size(), .result = Compute(runner, *work, cut)};
+      const auto compute = [this, work, cut] {
+        Computed c{.sample = work->sample, .held_bytes = work->cut.size(), .result = Compute(*work, cut)};
         {
           std::lock_guard lock(computed_mutex);
           computed.push_back(std::move(c));
@@ -504,25 +512,45 @@ Status StageWorker::Impl::Evict() {
   if (missing.empty()) return OkStatus();
   if (source == nullptr) HOLDFAST_TRY(CheckSource());
   HOLDFAST_TRY(Begin("evict", 0));
+  return EvictMissing(missing);
+}
+
+Status StageWorker::Impl::EvictMissing(const std::vector<uint32_t>& missing) {
+  const Plan& plan = state.plan();
+  const uint32_t at_once = EvictedAtOnce();
+  std::map<uint32_t, std::vector<float>> amax;   // taken from the fold now: commits change it while other units are under way
+  for (const uint32_t unit : missing) {
+    std::vector<float>& reduced = amax[unit];
+    if (unit >= plan.layers || !plan.input_scales) continue;
+    HOLDFAST_ASSIGN(reduced, state.ReducedAmax(unit));
+  }
   EvictOptions options;
-  options.threads = args.size.threads;
+  options.threads = std::max<uint32_t>(1, args.size.threads / at_once);
   options.incarnation = self.nonce;
   options.stop = &stop.raised;
+  options.resident = runner == nullptr ? nullptr : runner->Resident();
   options.expected = KnownDigests(state);
-  for (uint32_t unit : missing) {
+  UnitWork work;
+  work.evict = [&](uint32_t unit) -> Result<LayerRecord> {
     if (Stopping()) return Stopped("stage " + std::to_string(args.stage) + " drained during eviction");
-    std::vector<float> amax;
-    if (unit < state.plan().layers && state.plan().input_scales) {
-      HOLDFAST_ASSIGN(amax, state.ReducedAmax(unit));
-    }
-    HOLDFAST_ASSIGN(LayerRecord e, EvictUnit(fs, state.layout(), *source, state.plan(), state.plan().units[unit], amax, options));
-    if (!amax.empty()) e.omitted = evicted_without;
+    HOLDFAST_ASSIGN(LayerRecord e, EvictUnit(fs, state.layout(), *source, plan, plan.units[unit], amax.at(unit), options));
+    if (!amax.at(unit).empty()) e.omitted = evicted_without;
+    return e;
+  };
+  work.commit = [&](uint32_t unit, const LayerRecord& e) -> Status {
     for (const PackManifest& p : e.packs) report.bytes_written += p.file_size;
     HOLDFAST_TRY(writer->Append({MakeControl({.cls = RecordClass::kLayer, .stage = args.stage, .a = unit}, e.ToJson())}));
     ++report.units_done;
-    Report();
-  }
-  return OkStatus();
+    return OkStatus();
+  };
+  work.tick = [this] { Report(); };
+  return EvictUnits(missing, at_once, work);
+}
+
+// Calibration's memory is free by now, or on a GPU was never the host's.
+uint32_t StageWorker::Impl::EvictedAtOnce() const {
+  const MemoryPlan m = PlanMemory(spec, state.plan(), stage.first_layer, stage.last_layer, state.job().seq_len, CpuMatmulDtype());
+  return UnitsAtOnce(std::min(args.size.threads, kUnitsAtOnceMax), m.Total(args.size.threads, args.size.window) - m.fixed, m.eviction);
 }
 
 // kNo: what was evicted is not what counts any more.
