@@ -16,8 +16,8 @@ constexpr uint64_t kRoundNs = kSecond, kStepNs = 2 * kSecond, kHearNs = 15 * kSe
 
 const char* Word(TaskState state) {
   switch (state) {
-    case TaskState::kGaveUp: return "failed";
-    case TaskState::kRefused: return "refused";
+    case TaskState::kGaveUp:
+    case TaskState::kRefused: return "failed";   // its error's code tells whether another node could do better
     case TaskState::kFenced: return "fenced";
     case TaskState::kNoSpace: return "paused";
     default: return "running";
