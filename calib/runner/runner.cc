@@ -61,6 +61,9 @@ void PinNumerics() {
 #else
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
 #endif
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 5)
+  at::globalContext().setSDPUseCuDNN(false);   // libtorch itself does not count cuDNN's attention among deterministic algorithms; flash attention's forward is one
+#endif
 }
 
 size_t GpuIndex(const std::string& device) {   // "cuda", "cuda:1"
