@@ -159,7 +159,7 @@ void Supervisor::Impl::Restart(Child* c, const ChildEnd& end, const std::string&
   const DeathCause cause = oom ? DeathCause::kOutOfMemory : end.exited ? DeathCause::kCrash : DeathCause::kSignal;
   c->task.view.last_death = oom ? "out of memory" : (end.exited ? "exit " : "signal ") + std::to_string(end.code);
   if (end.exited && end.code == 127) {
-    return End(c, TaskState::kGaveUp, Internal("cannot run a child of " + options.bin_dir + ": build it, or reinstall holdfast"));
+    return End(c, TaskState::kGaveUp, Internal("cannot run " + options.bin_dir + (c->task.spec.key.merge ? "/holdfast-merge" : "/holdfast-worker") + ": build it, or reinstall holdfast"));
   }
   const bool progress = c->task.view.samples_done + c->task.view.units_done > c->commits_at_start || c->tries > c->tries_at_start;
   const WorkerSize before = c->ladder.size();

@@ -80,12 +80,22 @@ def check_links(findings):
     return len(pages)
 
 
+def check_quickstart(findings):
+    """It builds what it names; what jobctl starts must be among that."""
+    started = set(re.findall(r"^add_executable\((holdfast-\S+) ", text("daemon/CMakeLists.txt"), flags=re.MULTILINE))
+    built = re.search(r"^  build (.+)$", text("quickstart"), flags=re.MULTILINE)
+    missing = sorted(started - set(built[1].split() if built else []))
+    if not started or missing:
+        findings.append(f"quickstart does not build {', '.join(missing) or 'what daemon/CMakeLists.txt names'}")
+
+
 def main():
     findings, binary = [], f"{sys.argv[1]}/jobctl"
     page = man_text("docs/man/jobctl.1")
     compare_commands(binary, findings)
     compare_options(binary, page, findings)
     compare_exit_codes(binary, page, findings)
+    check_quickstart(findings)
     report("documentation", len(COMMANDS) + check_links(findings), findings)
 
 
