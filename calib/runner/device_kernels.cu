@@ -8,6 +8,7 @@
 #include <string>
 
 #include "calib/runner/device_kernels.h"
+#include "export/nvfp4/cuda_status.h"
 
 namespace holdfast::device {
 namespace {
@@ -160,12 +161,6 @@ __global__ void __launch_bounds__(kThreads) AmaxKernel(const uint4* x, size_t ve
 }
 
 uint32_t Blocks(size_t threads) { return static_cast<uint32_t>(std::clamp<size_t>((threads + kThreads - 1) / kThreads, 1, kBlocksMax)); }
-
-Status FromCuda(cudaError_t err, const char* doing) {
-  if (err == cudaSuccess) return OkStatus();
-  const std::string message = std::string("CUDA: ") + doing + ": " + cudaGetErrorString(err);
-  return err == cudaErrorMemoryAllocation ? Exhausted(message) : Internal(message);
-}
 
 class TwoBuffers final : public Uploader {
  public:

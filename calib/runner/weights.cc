@@ -147,14 +147,15 @@ Status CheckExpected(const RunnerOptions& options, const TensorPlan& t, const st
                          ". Restore the file, or submit a new job");
 }
 
-// To host memory, whole.
-Result<Digest> LoadWhole(const SourceModel::Place& place, const TensorPlan& t, const at::Tensor& target) {
+// To host memory, whole. A file that changed explains any value, so its digest is judged before the values are.
+Result<Digest> LoadWhole(const SourceModel::Place& place, const TensorPlan& t, const RunnerOptions& options, const at::Tensor& target) {
   const bool in_place = t.dtype == DType::kBF16 && target.is_cpu() && target.scalar_type() == at::kBFloat16;
   Bytes staging(in_place ? 0 : place.tensor->bytes);
   const std::span<uint8_t> raw = in_place ? std::span(static_cast<uint8_t*>(target.data_ptr()), place.tensor->bytes) : std::span(staging);
   HOLDFAST_TRY(place.file->Read(*place.tensor, raw));
-  HOLDFAST_TRY(WeightAmax(t.dtype, raw, place.file->path() + ": tensor " + t.name));
   const Digest digest = Sha256(raw);
+  HOLDFAST_TRY(CheckExpected(options, t, place.file->path(), digest));
+  HOLDFAST_TRY(WeightAmax(t.dtype, raw, place.file->path() + ": tensor " + t.name));
   if (!in_place) Fill(t.dtype, raw, target);
   return digest;
 }
@@ -170,22 +171,27 @@ Error NonFinite(const SourceModel::Place& place, const TensorPlan& t) {
 }
 
 // To a GPU, piece by piece: while one is copied there, the next is read, hashed and looked through.
-Result<Digest> LoadInPieces(const SourceModel::Place& place, const TensorPlan& t, const at::Tensor& target, device::Uploader& uploader) {
+Result<Digest> LoadInPieces(const SourceModel::Place& place, const TensorPlan& t, const RunnerOptions& options, const at::Tensor& target,
+                            device::Uploader& uploader) {
   const uint64_t values = device::Uploader::kBytes / 2, all = static_cast<uint64_t>(target.numel()), width = DTypeBytes(t.dtype);
   auto* to = static_cast<uint16_t*>(target.data_ptr());
   Bytes converted(t.dtype == DType::kBF16 ? 0 : std::min(values, all) * width);   // as it lies in the file, to become bf16
   Sha256Hasher hasher;
+  bool finite = true;
   for (uint64_t at = 0; at < all; at += values) {
     const uint64_t n = std::min(values, all - at);
     HOLDFAST_ASSIGN(const std::span<uint8_t> pinned, uploader.Buffer());
     const std::span<uint8_t> raw = (converted.empty() ? pinned : std::span(converted)).first(n * width);
     HOLDFAST_TRY(place.file->file().Read(place.tensor->offset + at * width, raw));
     hasher.Update(raw);
-    if (!WeightAmax(t.dtype, raw, t.name).ok()) return NonFinite(place, t);
+    finite = finite && WeightAmax(t.dtype, raw, t.name).ok();
     if (!converted.empty()) ConvertToBf16(t.dtype, raw, reinterpret_cast<uint16_t*>(pinned.data()));
     HOLDFAST_TRY(uploader.Send(to + at, n * 2));
   }
-  return hasher.Finish();
+  const Digest digest = hasher.Finish();
+  HOLDFAST_TRY(CheckExpected(options, t, place.file->path(), digest));
+  if (!finite) return NonFinite(place, t);
+  return digest;
 }
 #endif
 
@@ -199,9 +205,7 @@ class Loader {
     const SourceModel::Place* place = source_.Find(t.name);
     HOLDFAST_TRY(CheckUnchanged(place, t, source_.dir()));
     HOLDFAST_CHECK(static_cast<uint64_t>(job.target.numel()) * DTypeBytes(t.dtype) == place->tensor->bytes);
-    HOLDFAST_ASSIGN(const Digest digest, Read(*place, t, job.target));
-    HOLDFAST_TRY(CheckExpected(options_, t, place->file->path(), digest));
-    return digest;
+    return Read(*place, t, job.target);
   }
   // When this returns, everything is where it belongs.
   Status Finish() {
@@ -219,10 +223,10 @@ class Loader {
       if (uploader_ == nullptr) {
         HOLDFAST_ASSIGN(uploader_, device::Uploader::New(std::max<int>(0, target.device().index())));
       }
-      return LoadInPieces(place, t, target, *uploader_);
+      return LoadInPieces(place, t, options_, target, *uploader_);
     }
 #endif
-    return LoadWhole(place, t, target);
+    return LoadWhole(place, t, options_, target);
   }
 
   const SourceModel& source_;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "export/nvfp4/cuda_status.h"
 #include "export/nvfp4/nvfp4_cuda.h"
 #include "export/nvfp4/nvfp4_thresholds.h"
 
@@ -223,12 +224,6 @@ __global__ void __launch_bounds__(kThreads) AbsMaxKernel(const Word* __restrict_
   for (uint64_t k = tail + thread; k < n; k += stride) top = max(top, static_cast<uint32_t>(weight[k]) & (0x7fffffffu >> (32 - 8 * kBytes)));
   for (int lane = 16; lane > 0; lane /= 2) top = max(top, __shfl_xor_sync(0xffffffffu, top, lane));
   if (threadIdx.x % 32 == 0 && top != 0) atomicMax(out, top);
-}
-
-Status FromCuda(cudaError_t err, const char* doing) {
-  if (err == cudaSuccess) return OkStatus();
-  const std::string message = std::string("CUDA: ") + doing + ": " + cudaGetErrorString(err);
-  return err == cudaErrorMemoryAllocation ? Exhausted(message) : Internal(message);
 }
 
 Error WrongType(DType dtype, const std::string& name) {

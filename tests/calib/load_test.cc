@@ -171,6 +171,19 @@ TEST(Devices, CpuIsAlwaysThere) {
   EXPECT_THAT(NumericsClass("cuda:0"), HasSubstr("cuda/bf16/"));
 }
 
+// A file that changed explains any value in it: that is what is said, not what the value is.
+TEST_F(Load, AChangedSourceIsNamedBeforeItsValuesAre) {
+  Open({.layers = 1});
+  Poke("model.layers.0.mlp.up_proj.weight", 3, 0x7fc0);
+  options_.expected = [](const std::string&) { return std::optional(Sha256(Bytes{1})); };
+  for (size_t device = 0; device < std::min<size_t>(2, TorchDevices().size()); ++device) {
+    options_.device = device == 0 ? "cpu" : "cuda";
+    const auto r = Try();
+    ASSERT_EQ(r.code(), ErrorCode::kInvalidArgument);
+    EXPECT_THAT(r.error().message, HasSubstr("source changed"));
+  }
+}
+
 // ---- on a GPU ----
 
 class LoadOnGpu : public Load {
