@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/worker/stage_worker.h"
 
+#include <malloc.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -286,7 +287,10 @@ Status StageWorker::Impl::Calibrate() {
     HOLDFAST_TRY(Load());
     HOLDFAST_TRY(Begin("calibrate", 0));
     HOLDFAST_TRY(Loop(todo, caution));
-    if (runner->Resident() == nullptr) runner.reset();   // its memory is eviction's
+    if (runner->Resident() == nullptr) {                  // its memory is eviction's
+      runner.reset();
+      ::malloc_trim(0);
+    }
     return OkStatus();
   }
 }
