@@ -87,11 +87,11 @@ class Collector {
     constexpr const char* kNames[] = {"open", "cancelled", "done"};
     job_.state = kNames[static_cast<size_t>(state_)];
     Choose();
-    if (state_ == State::kOpen) job_.kept = "it is neither done nor cancelled: only cuts go that nobody reads again; " + Finish();
+    if (state_ == State::kOpen) job_.kept = "it is neither done nor cancelled: only cuts and layers go that nobody reads again; " + Finish();
     if (items_.empty()) return OkStatus();
     if (options_.dry_run) return Count(), OkStatus();
-    const bool only_cuts = std::all_of(items_.begin(), items_.end(), [](const Item& i) { return i.what == &GcJob::cuts; });
-    if (state_ != State::kOpen || !only_cuts) {
+    const bool only_packs = std::all_of(items_.begin(), items_.end(), [](const Item& i) { return i.what == &GcJob::cuts || i.what == &GcJob::packs; });
+    if (state_ != State::kOpen || !only_packs) {
       const Status quiet = WaitForQuiet();
       if (quiet.code() == ErrorCode::kInvalidArgument) return Refuse(quiet.error().message);
       HOLDFAST_TRY(quiet);
@@ -141,22 +141,37 @@ class Collector {
     }
     for (const auto& [unit, all] : c_.log.layers) {
       for (const auto& e : all) {
-        for (const PackManifest& m : e.value.packs) wanted.insert(m.root.Hex()), cuts->erase(m.root.Hex());
+        const bool superseded = Superseded(e.value);
+        for (const PackManifest& m : e.value.packs) {
+          if (!superseded) wanted.insert(m.root.Hex());
+          cuts->erase(m.root.Hex());
+        }
       }
     }
     return wanted;
   }
 
-  // Everything behind it is sealed, for this sample and all others. The stage behind alone would not do: a later plan may join that with one
-  // that is not sealed, and begin at this very cut.
+  // Everything behind it is sealed, with this sample or without it, and for all others. The stage behind alone would not do: a later plan may
+  // join that with one that is not sealed, and begin at this very cut.
   bool Consumed(const SampleRecord& s) const {
     const Plan* plan = c_.log.plan();
     if (plan == nullptr) return false;
     for (uint32_t layer = s.last_layer; layer < plan->layers; ++layer) {
-      const auto sealed = [&](const auto& z) { return z.value.first_layer <= layer && layer < z.value.last_layer; };
-      if (c_.log.Sample(s.sample, layer) == nullptr || std::none_of(c_.log.seals.begin(), c_.log.seals.end(), sealed)) return false;
+      const bool computed = c_.log.Sample(s.sample, layer) != nullptr;
+      const auto sealed = [&](const auto& z) {
+        const bool here = z.value.first_layer <= layer && layer < z.value.last_layer;
+        return here && (computed || std::binary_search(z.value.omitted.begin(), z.value.omitted.end(), s.sample));
+      };
+      if (std::none_of(c_.log.seals.begin(), c_.log.seals.end(), sealed)) return false;
     }
     return true;
+  }
+
+  // Made when fewer samples were left out, and made again since. What is left out only grows, so it never counts again. And nobody makes its
+  // packs once more: with still fewer samples amax can only shrink, and what is equal to these was equal to those in between, which stay.
+  bool Superseded(const LayerRecord& e) const {
+    const std::vector<uint32_t>& now = c_.log.omitted;
+    return !c_.log.Counts(e) && std::includes(now.begin(), now.end(), e.omitted.begin(), e.omitted.end()) && c_.log.Layer(e.unit) != nullptr;
   }
 
   void ChoosePacks() {

@@ -2,7 +2,8 @@
 //
 // gc: gives back the space of what a job no longer needs. The only part of Holdfast that deletes what others wrote, so each deletion rests on
 // a fact of the ledger that nothing can take back (rule F5 of ledger.md):
-//   any job            cuts behind which every stage has committed the sample and is sealed
+//   any job            cuts behind which every stage is sealed with the sample, or without it because it is left out; packs of layers that were made
+//                      before a sample was left out, and made again since
 //   done               every pack. Before that the bytes of the output are compared with the merge's records, and an X record in the job
 //                      stream, under a claim, says that packs may be missing from here on
 //   done or cancelled  private files of the dead in tmp/, packs that no record refers to, staging directories of the output that no record

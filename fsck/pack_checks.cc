@@ -19,13 +19,14 @@ namespace {
 struct PackUse {
   PackManifest manifest;
   std::string first_user;
-  bool needed = false;     // false: only cuts refer to it, and all of them are consumed
+  bool needed = false;     // false: only cuts that are consumed refer to it, and layers that were made again without a sample
   std::vector<std::pair<std::string, RecordKey>> needed_by;
 };
 
-// A cut is consumed when everything behind it has been computed from it.
+// A cut is consumed when everything behind it has been computed from it, or is not to be.
 bool Consumed(const Log& log, const SampleRecord& s) {
   const Plan* plan = log.plan();
+  if (log.Omitted(s.sample)) return true;
   return plan != nullptr && (s.last_layer >= plan->layers || log.Sample(s.sample, s.last_layer) != nullptr);
 }
 
@@ -47,7 +48,7 @@ std::map<std::string, PackUse> CollectPacks(const Log& log) {
   }
   for (const auto& [unit, all] : log.layers) {
     for (const auto& e : all) {
-      for (const PackManifest& m : e.value.packs) use(m, "unit " + std::to_string(unit), e, &e == &all.front());
+      for (const PackManifest& m : e.value.packs) use(m, "unit " + std::to_string(unit), e, &e == log.Layer(unit));
     }
   }
   return packs;
@@ -310,7 +311,8 @@ void CheckLayers(Context* c) {
   std::vector<const Said<LayerRecord>*> layers;
   for (const auto& [unit, all] : c->log.layers) {
     if (unit < plan->units.size()) {
-      layers.push_back(&all.front());
+      const Said<LayerRecord>* counting = c->log.Layer(unit);
+      layers.push_back(counting != nullptr ? counting : &all.front());   // made with other samples, to be made again: it may be wrong all the same
     } else {
       c->Error("F060", "unit " + std::to_string(unit), "the plan has no such unit", "`" + c->Repair() + "` voids it", Remedy::Void(all.front().stream, all.front().key));
     }

@@ -170,7 +170,7 @@ class Planner {
     Strike(RunLayout::JobStream(), {RecordClass::kExport, 0, 0, 0, 0}, "F050", "the job is open again");
     for (const auto& [unit, all] : log_.layers) {
       for (const auto& e : all) {
-        if (!There(e.value.packs)) Strike(e.stream, e.key, "F050", "its packs were removed by `jobctl gc`");
+        if (log_.Counts(e.value) && !There(e.value.packs)) Strike(e.stream, e.key, "F050", "its packs were removed by `jobctl gc`");
       }
     }
   }

@@ -11,11 +11,12 @@
 namespace holdfast::fsck {
 namespace {
 
-// `count` of the evicted units, drawn at random.
+// `count` of the evicted units that count, drawn at random.
 std::vector<const Said<LayerRecord>*> Draw(const Log& log, uint32_t count) {
   std::vector<std::pair<Nonce, const Said<LayerRecord>*>> all;
   for (const auto& [unit, said] : log.layers) {
-    if (unit < log.plan()->units.size()) all.emplace_back(Nonce::Random(), &said.front());
+    const auto* counting = unit < log.plan()->units.size() ? log.Layer(unit) : nullptr;
+    if (counting != nullptr) all.emplace_back(Nonce::Random(), counting);
   }
   std::sort(all.begin(), all.end());
   std::vector<const Said<LayerRecord>*> drawn;

@@ -3,6 +3,7 @@
 """What `jobctl gc` removes and what it leaves, with real programs; and jobs of a root that a repair has opened again.
 
   gc_test.py run       a run directory: refused while open, killed at every removal, done; then the output is lost and made again
+  gc_test.py omitted   a run that leaves a sample out when layers were quantized with it already: open, sealed again, done
   gc_test.py root      a root with a job that is done, one cancelled, one queued and one that is being worked on
   gc_test.py noroot    ROOT is lost while a job is half-done: fsck says what is left to do, and it works
   gc_test.py reopened  a job of a root that is done is opened by `fsck --repair`: `jobctl resume JOB` and the daemons make the same bytes
@@ -13,6 +14,7 @@ import shutil
 import sys
 
 from cluster_harness import Cluster, h, wait_for
+import kill_test   # tests/crash
 
 STAGES = ["--shard-layers", "2,1,1"]
 
@@ -82,6 +84,39 @@ def run_dir():
         assert gc(run, "--quarantine", "all")["files"] == 0
         w.fsck(name)
     print(f"gc_test run: {early} cuts of an open job, then {would['files']} packs of a finished one in spite of {kills} kills; a lost output was made again")
+
+
+def omitted():
+    """Sample 3 overflows in the second stage: when that is found, the first one is sealed and has to quantize its layers again."""
+    with h.Workspace("gc-omitted") as w:
+        kill_test.overflow(w, sample=3)
+        name, run = "a", w.path("a.run")
+        resume = [h.JOBCTL, "resume", run, "--device", "cpu"]
+        h.run(w.args(name, "--skip-samples", "1", *STAGES), env={"HOLDFAST_FAIL_ALWAYS": "publish.P2@stage.01=enospc"}, check=75)
+        first = set(packs(run))
+        # Said that it is left out, and nothing made again yet: nothing may go.
+        h.run(resume, env={"HOLDFAST_FAIL": "omit@3=kill"}, check=-9)
+        assert gc(run)["files"] == 0 and first <= set(packs(run))
+        # Sealed again, not yet merged: the layers of the first time, and every cut, that of the sample as well.
+        h.run(resume, env={"HOLDFAST_FAIL": "publish.P2@merge=enospc"}, check=75)
+        before, would = slots(run), gc(run, "--dry-run")
+        there = len(packs(run))
+        told = gc(run)
+        job = told["jobs"][0]
+        assert told["files"] == would["files"] == there - len(packs(run)), (told, would)
+        assert job["state"] == "open" and job["packs"]["files"] > 0, job    # of a layer of the first stage; where the sample had no say, it is the same pack
+        assert job["cuts"]["files"] == 8 + 8, job                           # of eight samples, before layer 2 and before layer 3
+        assert slots(run) == before and gc(run)["files"] == 0
+        w.fsck(name)
+        h.run(resume, check=0)
+        kill_test.assert_without(w, name, 3)
+        told = gc(run)
+        assert told["jobs"][0]["state"] == "done" and told["files"] > 0 and not packs(run), told
+        assert gc(run)["files"] == 0
+        p = h.run(resume, check=0)
+        assert "already done" in p.stdout, p.stdout
+        kill_test.assert_without(w, name, 3)
+    print(f"gc_test omitted: {would['files']} packs of layers and cuts that an omission had made worthless went from an open run, the bytes were those of a run without the sample")
 
 
 def root():
@@ -188,4 +223,4 @@ def noroot():
     print("gc_test noroot: without ROOT the job was finished alone, in the same bytes")
 
 
-{"noroot": noroot, "run": run_dir, "root": root, "reopened": reopened}[sys.argv[1]]()
+{"noroot": noroot, "run": run_dir, "omitted": omitted, "root": root, "reopened": reopened}[sys.argv[1]]()

@@ -97,6 +97,114 @@ TEST(Gc, BeforeTheStageBehindIsSealedEveryCutStays) {
   EXPECT_EQ(Gc(run).total().files, 0u);
 }
 
+// ---- samples that are left out ----
+
+std::set<std::string> PacksOf(const std::vector<PackManifest>& packs, TinyRun& run) {
+  std::set<std::string> paths;
+  for (const PackManifest& m : packs) paths.insert(run.layout.Pack(m.root));
+  return paths;
+}
+
+// What the layers that count are in.
+std::set<std::string> LayersOf(TinyRun& run) {
+  RunState state(run.fs, run.layout);
+  EXPECT_TRUE(state.Refresh().ok());
+  std::set<std::string> paths;
+  for (uint32_t unit = 0; unit < 4; ++unit) {
+    const LayerRecord* e = state.Layer(unit);
+    EXPECT_NE(e, nullptr) << unit;
+    if (e != nullptr) paths.merge(PacksOf(e->packs, run));
+  }
+  return paths;
+}
+
+std::set<std::string> Files(TinyRun& run) {
+  const auto files = run.PackFiles();
+  return {files.begin(), files.end()};
+}
+
+TEST(GcOmission, LayersThatWereMadeAgainAndTheCutsOfTheSampleGo) {
+  TinyRun run({.until = Until::kSealed, .omit_sample = 1, .omit_late = true});
+  const std::set<std::string> cuts = CutsOf(run), before = Files(run), needed = LayersOf(run);
+  ASSERT_EQ(cuts.size(), 3u) << "that of the sample which is left out, too";
+  ASSERT_EQ(before.size(), needed.size() + cuts.size() + 1) << "layer 0 was made twice";
+  const GcReport r = Gc(run);
+  EXPECT_EQ(r.jobs[0].state, "open");
+  EXPECT_EQ(r.jobs[0].cuts.files, 3u);
+  EXPECT_EQ(r.jobs[0].packs.files, 1u);
+  EXPECT_EQ(Files(run), needed);
+  EXPECT_EQ(Gc(run).total().files, 0u);
+  EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+}
+
+TEST(GcOmission, OfADoneJobAllPacksGo) {
+  TinyRun run({.omit_sample = 1, .omit_late = true});
+  const size_t packs = run.PackFiles().size();
+  const GcReport r = Gc(run);
+  EXPECT_EQ(r.total().files, packs);
+  EXPECT_TRUE(run.PackFiles().empty());
+  EXPECT_EQ(Gc(run).total().files, 0u);
+  EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+}
+
+// Nothing stands yet in the place of what the omission made worthless, and the stage behind might still begin at the cut.
+TEST(GcOmission, BeforeTheStagesAreSealedAgainEverythingStays) {
+  TinyRun run({.until = Until::kSamples, .omit_sample = 1, .omit_late = true});
+  const auto before = Files(run);
+  EXPECT_EQ(Gc(run).total().files, 0u);
+  EXPECT_EQ(Files(run), before);
+  EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+}
+
+// The omission is lost with its slot after a gc relied on it: the sample is in again, and what is missing for that is made again.
+TEST(GcOmission, AnOmissionThatIsLostAfterwardsOpensWhatItTook) {
+  TinyRun run({.until = Until::kSealed, .omit_sample = 1, .omit_late = true});
+  ASSERT_GT(Gc(run).jobs[0].packs.files, 0u);
+  run.Rewrite(run.SlotPath("job", run.SlotCount("job") - 1), Bytes(100));
+  const RepairReport r = Repair(run);
+  EXPECT_NE(r.exit_status & kFsckReopened, 0) << Text(r);
+  EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+  RunState state(run.fs, run.layout);
+  ASSERT_TRUE(state.Refresh().ok());
+  EXPECT_TRUE(state.omitted().empty());
+  EXPECT_EQ(state.Layer(0), nullptr) << "its first pack is gone, and the second was made without the sample";
+  EXPECT_EQ(state.Sample(1, 0), nullptr) << "its cut is gone";
+  EXPECT_NE(state.Sample(0, 0), nullptr);
+}
+
+TEST(FsckOmission, ALostPackOfALayerThatCountsIsFoundAlthoughItWasMadeTwice) {
+  TinyRun run({.until = Until::kSealed, .omit_sample = 1, .omit_late = true});
+  RunState state(run.fs, run.layout);
+  ASSERT_TRUE(state.Refresh().ok());
+  for (const std::string& path : PacksOf(state.Layer(0)->packs, run)) run.Delete(path);
+  const FsckReport r = run.Fsck();
+  EXPECT_NE(r.exit_status, 0) << Text(r);
+  EXPECT_TRUE(Has(r, "F050"));
+  EXPECT_NE(Repair(run).exit_status & kFsckReopened, 0);
+  EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+}
+
+TEST(FsckOmission, TheLayerThatCountsIsJudgedNotTheOneBeforeIt) {
+  uint32_t made = 0;
+  TinyRun run({.until = Until::kSealed, .edit_layer = [&](LayerRecord* e) {
+    if (e->unit == 0 && ++made == 2) e->tensors.pop_back();
+  }, .omit_sample = 1, .omit_late = true});
+  ASSERT_EQ(made, 2u);
+  EXPECT_TRUE(Has(run.Fsck(), "F060")) << Text(run.Fsck());
+}
+
+TEST(FsckOmission, ALostCutOfASampleThatIsLeftOutIsANote) {
+  TinyRun run({.until = Until::kSamples, .omit_sample = 1});
+  RunState state(run.fs, run.layout);
+  ASSERT_TRUE(state.Refresh().ok());
+  for (const std::string& path : PacksOf(state.Sample(1, 0)->output->packs, run)) run.Delete(path);
+  const FsckReport r = run.Fsck();
+  EXPECT_EQ(r.exit_status, 0) << Text(r);
+  EXPECT_TRUE(Has(r, "F050"));
+}
+
+// ---- what stays ----
+
 // A later plan could join the open stage with the one before it.
 TEST(Gc, ACutStaysWhileAnythingBehindItIsOpen) {
   TinyRun run({.until = Until::kSealed});

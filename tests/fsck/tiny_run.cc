@@ -41,6 +41,7 @@ TinyRun::TinyRun(const RunOptions& options)
   MakeSource();
   if (Reached(Until::kJob)) Submit();
   for (uint32_t stage = 0; stage < 2 && Reached(Until::kSamples); ++stage) Calibrate(stage);
+  if (options.omit_late) OmitLate();
   for (uint32_t stage = 0; stage < 2 && Reached(Until::kEvicted); ++stage) Evict(stage);
   for (uint32_t stage = 0; stage < 2 && Reached(Until::kSealed); ++stage) Seal(stage);
   if (Reached(Until::kMerged)) Merge();
@@ -90,7 +91,7 @@ void TinyRun::Submit() {
   job_.architecture = "LlamaForCausalLM";
   job_.numerics = "test";
   job_.samples = options_.samples;
-  job_.skip_samples = static_cast<uint32_t>(Omitted().size());
+  job_.skip_samples = options_.omit_sample == UINT32_MAX ? 0 : 1;
   job_.seq_len = 8;
   job_.shard_bytes = 30000;
   Sha256Hasher hasher;
@@ -127,9 +128,21 @@ void TinyRun::Submit() {
   StreamReader reader(fs, layout, RunLayout::JobStream(), job_.uuid);
   const auto writer = Must(StreamWriter::Open(fs, layout, clock_, &reader, [](const Record&, const Slot&) { return OkStatus(); }, options, records));
   Must(writer->Append({MakeControl({RecordClass::kRenew, 0, 1, 1, 0}, Json{{"epoch", 1}})}));
-  for (const uint32_t s : Omitted()) Must(writer->Append({MakeControl({RecordClass::kOmit, 0, s, 0, 0}, OmitRecord{s, StageId(1), "ended 2 workers"}.ToJson())}));
+  if (job_.skip_samples > 0 && !options_.omit_late) Omit(writer.get());
   state_ = std::make_unique<RunState>(fs, layout);
   Must(state_->Refresh());
+}
+
+void TinyRun::Omit(StreamWriter* job) {
+  omitted_ = true;
+  Must(job->Append({MakeControl({RecordClass::kOmit, 0, options_.omit_sample, 0, 0}, OmitRecord{options_.omit_sample, StageId(1), "ended 2 workers"}.ToJson())}));
+}
+
+void TinyRun::OmitLate() {
+  Evict(0);
+  Seal(0);
+  writers_.erase(0);   // it has released its stream
+  Omit(Own(RunLayout::JobStream()).get());
 }
 
 StreamWriter* TinyRun::Writer(uint32_t stage) {

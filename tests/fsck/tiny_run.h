@@ -28,6 +28,8 @@ struct RunOptions {
   uint32_t forget_sample = UINT32_MAX;
   // A sample that the job leaves out, although the first stage computed it; UINT32_MAX: none.
   uint32_t omit_sample = UINT32_MAX;
+  // It is left out when the first stage is sealed already: that stage's layers and seal are made again.
+  bool omit_late = false;
   // The job lies in this root, as jobs/<id>; "": in a directory of its own.
   std::string root = {};
   // Its claims say who made them.
@@ -64,8 +66,10 @@ class TinyRun {
   void Calibrate(uint32_t stage);
   void Evict(uint32_t stage);
   void Seal(uint32_t stage);
+  void Omit(StreamWriter* job);
+  void OmitLate();
   void Merge();
-  std::vector<uint32_t> Omitted() const { return options_.omit_sample == UINT32_MAX ? std::vector<uint32_t>{} : std::vector<uint32_t>{options_.omit_sample}; }
+  std::vector<uint32_t> Omitted() const { return omitted_ ? std::vector<uint32_t>{options_.omit_sample} : std::vector<uint32_t>{}; }
   bool Reached(Until step) const { return options_.until >= step; }
   std::unique_ptr<StreamWriter> Own(const std::string& stream, std::vector<Record> with_claim = {});
   StreamWriter* Writer(uint32_t stage);
@@ -76,6 +80,7 @@ class TinyRun {
   Plan plan_;
   JobSpec job_;
   std::vector<std::vector<int32_t>> tokens_;
+  bool omitted_ = false;
   Nonce incarnation_;
   RealClock clock_;
   std::unique_ptr<RunState> state_;
