@@ -298,17 +298,18 @@ class StreamChecker {
       const size_t had = s.records.size();
       std::erase_if(s.records, [&](const Record& r) {
         const auto stands = [&](const SaidRecord& k) { return k.salvaged && k.seq == s.seq && k.record.key == r.key; };
-        return std::none_of(records_.begin(), records_.end(), stands) || SaidElsewhere(r.key, s.seq);
+        return std::none_of(records_.begin(), records_.end(), stands);
       });
-      std::erase_if(records_, [&](const SaidRecord& k) { return k.salvaged && k.seq == s.seq && SaidElsewhere(k.record.key, s.seq); });
-      s.complete &= s.records.size() == had;
+      s.complete &= s.records.size() == had;   // what is said elsewhere is not lost
+      std::erase_if(s.records, [&](const Record& r) { return SaidElsewhere(r, s.seq); });
+      std::erase_if(records_, [&](const SaidRecord& k) { return k.salvaged && k.seq == s.seq && SaidElsewhere(k.record, s.seq); });
       c_.log.salvages.push_back(std::move(s));
     }
   }
 
-  bool SaidElsewhere(const RecordKey& key, uint32_t seq) const {
+  bool SaidElsewhere(const Record& record, uint32_t seq) const {
     return std::any_of(records_.begin(), records_.end(), [&](const SaidRecord& k) {
-      return !k.salvaged && k.record.key == key && (key.cls != RecordClass::kMerge || k.seq > seq);
+      return !k.salvaged && k.record.key == record.key && (record.key.cls != RecordClass::kMerge || k.seq > seq) && MadeWithout(k.record) == MadeWithout(record);
     });
   }
 

@@ -239,6 +239,16 @@ class Planner {
     return std::any_of(log_.salvages.begin(), log_.salvages.end(), [&](const Salvage& s) { return s.stream == stream && s.seq == seq && s.complete; });
   }
 
+  // Layers and seals that were made with other samples than those that are in now do not count, and one that does may have the same key.
+  bool MayCount(const Record& r) const {
+    if (r.key.cls == RecordClass::kLayer) {
+      const auto json = ControlPayload(r);
+      const auto layer = json.ok() ? LayerRecord::FromJson(*json) : Result<LayerRecord>(json.error());
+      return layer.ok() && log_.Counts(*layer);
+    }
+    return r.key.cls != RecordClass::kSeal || MadeWithout(r) == log_.omitted;
+  }
+
   // What was struck stays struck. The first statement counts, of the merge's steps the last.
   void SayAgain() {
     std::vector<const Salvage*> order;
@@ -248,6 +258,7 @@ class Planner {
       for (const Record& r : s->records) {
         RecordKey key = r.key;
         if (key.cls == RecordClass::kSample) key.part = 0;
+        if (!MayCount(r)) continue;
         if (!Struck(s->stream, key) && Once("s" + s->stream + std::string(AsText(r.key.Encode())))) plan_.sayings.push_back({s->stream, s->seq, s->code, r});
       }
     }

@@ -100,6 +100,17 @@ std::optional<Record> Decoded(const RawEntry& entry, uint64_t epoch) {
 
 }  // namespace
 
+std::vector<uint32_t> MadeWithout(const Record& record) {
+  if (record.key.cls == RecordClass::kLayer) {
+    const auto layer = Parse<LayerRecord>(record);
+    if (layer.ok()) return layer->omitted;
+  } else if (record.key.cls == RecordClass::kSeal) {
+    const auto seal = Parse<SealRecord>(record);
+    if (seal.ok()) return seal->omitted;
+  }
+  return {};
+}
+
 uint64_t Statements(const std::vector<Record>& records) {
   return static_cast<uint64_t>(std::count_if(records.begin(), records.end(), [](const Record& r) { return r.key.cls != RecordClass::kSample || r.key.part == 0; }));
 }

@@ -7,7 +7,7 @@
 //   - the payload itself says what it is about, and that is what its key says. Of an amax vector, which does not say it, the whole slot must
 //     have been walked, with no two values in one place;
 //   - the packs that it refers to are there.
-// Results are believed (P W S E Z M D). Who owned, ran or waited (C R L B N A) is not said again: the repair's claim is later than all
+// Results are believed (P W S E Z M D), and what is left out (O). Who owned, ran or waited (C R L B N A) is not said again: the repair's claim is later than all
 // that. Nor is a VOID: what was said again behind it would be struck with it.
 #pragma once
 
@@ -32,6 +32,10 @@ struct Salvage {
 
 // `file`: the bytes of the slot. Without a sound trailer of this very place nothing is believed. Forks, as trial.h says.
 Salvage SalvageSlot(FileSystem& fs, const RunLayout& layout, const std::string& stream, uint32_t seq, const Nonce& job, ByteSpan file);
+
+// The samples that a layer or a seal was made without: of one key, those that differ in it are different statements, and one of them at most
+// counts. Empty for all other classes.
+std::vector<uint32_t> MadeWithout(const Record& record);
 
 // Statements among records: a sample's two parts are one.
 uint64_t Statements(const std::vector<Record>& records);

@@ -96,6 +96,31 @@ Status FoldOmission(Context* c, const SaidRecord& said) {
   return OkStatus();
 }
 
+// Layers and seals remember what they were made without, also when the record that left it out is lost.
+void NoteLostOmissions(Context* c) {
+  const Log& log = c->log;
+  std::set<uint32_t> lost;
+  const auto note = [&](const std::vector<uint32_t>& omitted) {
+    for (const uint32_t sample : omitted) {
+      if (!log.Omitted(sample)) lost.insert(sample);
+    }
+  };
+  for (const auto& [unit, all] : log.layers) {
+    for (const auto& e : all) note(e.value.omitted);
+  }
+  for (const auto& z : log.seals) note(z.value.omitted);
+  for (const uint32_t sample : lost) {
+    const std::string what = "layers were made without it, and no record that can be read leaves it out: ";
+    const std::string object = "sample " + std::to_string(sample);
+    if (log.done && log.published) {
+      c->Add("F043", FsckSeverity::kInfo, object, what + "the output was made without it, too, and stands", "");
+    } else {
+      c->Add("F043", log.damaged ? FsckSeverity::kWarning : FsckSeverity::kInfo, object, what + "the sample counts again, and what was made without it does not",
+             log.damaged && !c->options.salvage ? "`" + c->Repair() + " --salvage` says it again if its own checksums hold" : "");
+    }
+  }
+}
+
 Status FoldOne(Context* c, const SaidRecord& said, const SaidRecord* next) {
   switch (said.record.key.cls) {
     case RecordClass::kJob: return FoldJob(c, said);
@@ -289,6 +314,7 @@ void FoldRecords(Context* c) {
   c->log.records = {};  // everything that counts is in its typed place now
   c->log.expired &= c->log.done && c->log.published;   // for a job that was opened again it means nothing
   CheckJob(c);
+  NoteLostOmissions(c);
   c->report.state = StateOf(c->log);
 }
 

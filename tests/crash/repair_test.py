@@ -15,6 +15,7 @@ import shutil
 import sys
 
 import harness as h
+import kill_test
 
 FSCK = os.path.join(h.BIN, "fsck.holdfast")
 STAGES = ["--shard-layers", "2,1,1"]
@@ -216,6 +217,31 @@ def beyond_repair(w):
     print("  a lost FORMAT and a lost job record: said so, and the advice works", flush=True)
 
 
+def omissions(w):
+    """The slot that leaves a sample out is damaged, and with it those in which the stage's workers announced and blamed it."""
+    for name, options, expected in (("omitted", ["--salvage"], CORRECTED | LOST), ("forgotten", [], CORRECTED | REOPENED | LOST)):
+        run = w.path(name + ".run")
+        poison = kill_test.kill_samples(5)
+        h.run(w.args(name, "--skip-samples", "1", *STAGES), env={**poison, "HOLDFAST_FAIL": "omit@5=kill"}, check=-9)
+        left_out = [p for p in files(os.path.join(run, "log", "job"), ".seg") if re.search(rb"HF\x01O", read(p))]
+        acts = [p for p in files(os.path.join(run, "log", "stage.00"), ".seg") if re.search(rb"HF\x01B", read(p)) and not re.search(rb"HF\x01[SEW]", read(p))]
+        assert len(left_out) == 1 and len(acts) > 3, (left_out, acts)
+        for path in left_out + acts:
+            data = bytearray(read(path))
+            data[8000] ^= 0x10
+            rewrite(path, data)
+        mended = fsck(run, "--repair", *options)
+        assert mended.returncode == expected, f"exit {mended.returncode}\n{mended.stdout}"
+        assert bool(options) == ("that sample 5 is left out" in mended.stdout), mended.stdout
+        h.run([h.JOBCTL, "resume", run, "--device", "cpu"], check=0)      # nothing dies of it here, so that only the ledger can know
+        if options:
+            kill_test.assert_without(w, name, 5)
+        else:
+            w.assert_golden(name)
+            w.fsck(name)
+    print("  a sample that was left out: it stays so with --salvage, and counts again without", flush=True)
+
+
 def rewrite_new(path, data):
     with open(path, "wb") as f:
         f.write(data)
@@ -252,6 +278,7 @@ def main():
                     shutil.rmtree(path, ignore_errors=True)
                     if os.path.exists(copy):
                         shutil.copytree(copy, path)
+        omissions(w)
         beyond_repair(w)
     print(f"repair_test: {done} damages mended, taken back byte for byte, mended again and resumed to the same bytes; {salvaged} records of lost slots salvaged")
 

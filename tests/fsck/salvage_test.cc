@@ -52,6 +52,7 @@ std::string Fold(TinyRun& run) {
   }
   for (uint32_t unit = 0; unit < 4; ++unit) text += state.Layer(unit) == nullptr ? "-" : "E";
   for (const auto& [id, stage] : state.stages()) text += stage.seal ? "Z" : "-";
+  for (const auto& [sample, omit] : state.omitted()) text += "O" + std::to_string(sample) + "(" + omit.why + ")";
   return text + (state.published() ? "P" : "-") + (state.done() ? "D" : "-");
 }
 
@@ -228,6 +229,133 @@ TEST(Salvage, AnyByteOfASlotMayBeWrong) {
   EXPECT_LT(saved, tried);
   RecordProperty("saved", static_cast<int>(saved));
   RecordProperty("tried", static_cast<int>(tried));
+}
+
+// ---- samples that are left out ----
+
+// The slot of the job stream with the O record: its last one, unless something was said behind it.
+uint32_t OmissionAt(TinyRun& run) {
+  for (uint32_t seq = run.SlotCount("job"); seq-- > 0;) {
+    Digest prev;
+    const Slot slot = *ReadSlot(run.fs, run.layout, "job", seq, *ReadJobId(run.fs, run.layout), &prev);
+    const bool here = std::any_of(slot.records.begin(), slot.records.end(), [](const Record& r) { return r.key.cls == RecordClass::kOmit; });
+    if (here) return seq;
+  }
+  ADD_FAILURE() << "nothing is left out";
+  return 0;
+}
+
+TEST(SalvageOmission, ItIsSaidAgainAndWhatWasMadeWithoutTheSampleCounts) {
+  for (const bool late : {false, true}) {
+    TinyRun run({.until = Until::kSealed, .omit_sample = 1, .omit_late = late});
+    const std::string whole = Fold(run);
+    ASSERT_THAT(whole, HasSubstr("EEEEZZO1(ended 2 workers)"));
+    Flip(run, run.SlotPath("job", OmissionAt(run)), kPadding);
+    const RepairReport r = RepairAndSalvage(run);
+    EXPECT_EQ(r.exit_status, kFsckCorrected | kFsckDataLost) << "and nothing is open by it\n" << Text(r);
+    EXPECT_EQ(r.salvaged, 1u);
+    EXPECT_THAT(r.before.plans.front().Lines(), ::testing::Contains(HasSubstr("say that sample 1 is left out of job again")));
+    EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+    EXPECT_EQ(Fold(run), whole) << late;
+  }
+}
+
+TEST(SalvageOmission, OfAFinishedRunAsWell) {
+  TinyRun run({.omit_sample = 1, .omit_late = true});
+  const std::string whole = Fold(run);
+  Flip(run, run.SlotPath("job", OmissionAt(run)), kPadding);
+  EXPECT_EQ(RepairAndSalvage(run).exit_status, kFsckCorrected | kFsckDataLost);
+  EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+  EXPECT_EQ(Fold(run), whole);
+}
+
+TEST(SalvageOmission, OneThatFailsItsOwnChecksumIsLostAndThatIsSaid) {
+  TinyRun run({.until = Until::kSealed, .omit_sample = 1, .omit_late = true});
+  FlipValue(run, run.SlotPath("job", OmissionAt(run)), RecordClass::kOmit);
+  const RepairReport r = RepairAndSalvage(run);
+  EXPECT_EQ(r.salvaged, 0u) << Text(r);
+  EXPECT_EQ(r.exit_status, kFsckCorrected | kFsckReopened | kFsckDataLost) << Text(r);
+  EXPECT_THAT(Text(r), HasSubstr("sample 1: layers were made without it, and no record that can be read leaves it out: the sample counts again"));
+  EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+  EXPECT_THAT(Fold(run), ::testing::Not(HasSubstr("O1")));
+}
+
+TEST(SalvageOmission, OneThatIsLostBehindTheEndOfTheJobChangesNothing) {
+  TinyRun run({.omit_sample = 1});
+  const std::string slot = run.SlotPath("job", OmissionAt(run));
+  FlipValue(run, slot, RecordClass::kOmit);
+  const auto output = [&] {
+    std::map<std::string, std::string> files;
+    Collect(run.fs, run.out, &files);
+    return files;
+  };
+  const auto before = output();
+  const RepairReport r = RepairAndSalvage(run);
+  EXPECT_EQ(r.exit_status, kFsckCorrected | kFsckDataLost) << Text(r);
+  EXPECT_THAT(Text(r), HasSubstr("the output was made without it, too, and stands"));
+  EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+  EXPECT_EQ(output(), before);
+  EXPECT_THAT(Fold(run), HasSubstr("PD"));
+}
+
+// A plain repair does not look into the slot, and says what that costs and how to have it otherwise.
+TEST(SalvageOmission, WithoutItTheRepairSaysWhatItWouldKeep) {
+  TinyRun run({.until = Until::kSealed, .omit_sample = 1});
+  Flip(run, run.SlotPath("job", OmissionAt(run)), kPadding);
+  EXPECT_THAT(Text(run.Fsck()), HasSubstr("--repair --salvage` says it again"));
+  const RepairReport r = Repair(run);
+  EXPECT_EQ(r.exit_status, kFsckCorrected | kFsckReopened | kFsckDataLost) << Text(r);
+  EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+}
+
+// The key lies outside all checksums of the record.
+TEST(SalvageOmission, OfAnotherSampleThanItsPayloadSaysItIsNotBelieved) {
+  TinyRun run({.until = Until::kSamples, .omit_sample = 1});
+  const std::string path = run.SlotPath("job", OmissionAt(run));
+  Bytes file = Slurp(path);
+  const Bytes wanted = RecordKey{RecordClass::kOmit, 0, 1, 0, 0}.Encode();
+  const auto at = std::search(file.begin(), file.end(), wanted.begin(), wanted.end());
+  ASSERT_NE(at, file.end());
+  Flip(run, path, static_cast<size_t>(at - file.begin()) + 6);
+  EXPECT_EQ(RepairAndSalvage(run).salvaged, 0u);
+  EXPECT_THAT(Fold(run), ::testing::Not(HasSubstr("O")));
+}
+
+// A blame is an act of its worker: whoever claims the stage next finds out for himself. What lies in the slots around it stays.
+TEST(SalvageOmission, ABlameIsNotSaidAgainAndNothingIsOpenByThat) {
+  TinyRun run({.until = Until::kSamples, .omit_sample = 1});
+  const std::string whole = Fold(run);
+  PhaseBegin blame;
+  blame.phase = kPhaseBlame;
+  blame.sample = 1;
+  blame.why = "ended 2 workers";
+  const uint32_t seq = run.SlotCount("stage.01");
+  run.AppendSlot("stage.01", 1, {MakeControl({RecordClass::kPhase, 1, static_cast<uint32_t>('x'), 1, 1}, blame.ToJson())});
+  Flip(run, run.SlotPath("stage.01", seq), kPadding);
+  const RepairReport r = RepairAndSalvage(run);
+  EXPECT_EQ(r.salvaged, 0u);
+  EXPECT_EQ(r.exit_status, kFsckCorrected | kFsckDataLost) << Text(r);
+  EXPECT_EQ(run.Fsck(true).exit_status, 0) << Text(run.Fsck(true));
+  EXPECT_EQ(Fold(run), whole);
+}
+
+// Layer 0 and the seal of the first stage were said twice, with the sample and without it: only the second time counts.
+TEST(SalvageOmission, EverySlotOfAStageThatWasSealedTwice) {
+  TinyRun probe({.until = Until::kSealed, .omit_sample = 1, .omit_late = true});
+  const std::string whole = Fold(probe);
+  for (uint32_t seq = 0; seq < probe.SlotCount("stage.00"); ++seq) {
+    TinyRun run({.until = Until::kSealed, .omit_sample = 1, .omit_late = true});
+    Flip(run, run.SlotPath("stage.00", seq), kPadding);
+    const RepairReport r = RepairAndSalvage(run);
+    EXPECT_EQ(r.exit_status, kFsckCorrected | kFsckDataLost) << seq << "\n" << Text(r);
+    EXPECT_EQ(run.Fsck(true).exit_status, 0) << seq;
+    EXPECT_EQ(Fold(run), whole) << seq << "\n" << Text(r);
+  }
+  TinyRun all({.until = Until::kSealed, .omit_sample = 1, .omit_late = true});
+  for (uint32_t seq = 0; seq < all.SlotCount("stage.00"); ++seq) Flip(all, all.SlotPath("stage.00", seq), kPadding);
+  const RepairReport r = RepairAndSalvage(all);
+  EXPECT_EQ(r.exit_status, kFsckCorrected | kFsckDataLost) << Text(r);
+  EXPECT_EQ(Fold(all), whole) << Text(r);
 }
 
 // ---- killed ----
