@@ -303,10 +303,10 @@ void RunJob::ShowPlan(const ResourcePlan& r) {
   Json stages = Json::array();
   for (const auto& s : r.stages) {
     stages.push_back({{"stage", s.plan.stage.value}, {"first_layer", s.plan.first_layer}, {"last_layer", s.plan.last_layer}, {"threads", s.size.threads},
-                      {"window", s.size.window}, {"memory_bytes", s.memory.Total(s.size.threads, s.size.window)}});
+                      {"window", s.size.window}, {"streamed", s.streamed()}, {"layers_at_once", s.size.layers}, {"memory_bytes", s.memory_bytes()}});
     progress_.Event("stage " + std::to_string(s.plan.stage.value) + ": layers " + std::to_string(s.plan.first_layer) + "-" + std::to_string(s.plan.last_layer - 1) +
-                    ", " + std::to_string(s.size.threads) + " threads, " + std::to_string(s.size.window) + " samples in flight, at most " +
-                    FormatSize(s.memory.Total(s.size.threads, s.size.window)));
+                    (s.streamed() ? ", streamed " + std::to_string(GroupLayers(s.size.layers, s.memory.layers)) + " at a time" : "") + ", " + std::to_string(s.size.threads) +
+                    " threads, " + std::to_string(s.size.window) + " samples in flight, at most " + FormatSize(s.memory_bytes()));
   }
   progress_.Event("plan: " + std::to_string(state_.job().samples) + " samples of up to " + std::to_string(state_.job().seq_len) + " tokens on " + device_.name +
                   " (" + device_.numerics + "), memory " + FormatSize(r.memory_needed) + " of " + FormatSize(r.memory_allowed) + ", disk " +

@@ -60,8 +60,8 @@ std::string StageLabel(const RunState& state, const StagePlan& plan, uint64_t sa
 }
 
 Json StageOfRun(const RunState& state, const StagePlan& plan) {
-  uint64_t samples = 0, units_done = 0, bytes = 0;
-  for (uint32_t s = 0; s < state.job().samples; ++s) samples += !state.Omitted(s) && state.SampleCovers(s, plan.first_layer, plan.last_layer);
+  const uint64_t samples = state.SamplesThrough(plan.first_layer, plan.last_layer);
+  uint64_t units_done = 0, bytes = 0;
   const std::vector<uint32_t> units = UnitsOf(state.plan(), plan);
   for (uint32_t u : units) {
     const LayerRecord* e = state.Layer(u);

@@ -47,7 +47,7 @@ JobStatus FromQueue(const QueuedJob& job, const Queue& queue) {
 }
 
 void CountResults(const RunState& state, const StagePlan& plan, StageStatus* out) {
-  for (uint32_t s = 0; s < state.job().samples; ++s) out->samples_done += !state.Omitted(s) && state.SampleCovers(s, plan.first_layer, plan.last_layer);
+  out->samples_done = state.SamplesThrough(plan.first_layer, plan.last_layer);
   out->samples_total = state.samples_in();
   const std::vector<uint32_t> units = UnitsOf(state.plan(), plan);
   out->units_total = units.size();

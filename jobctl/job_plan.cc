@@ -14,7 +14,7 @@ StageMemory MemoryOf(const JobDemand& demand, const std::vector<NodeView>& nodes
   const bool wide = std::any_of(nodes.begin(), nodes.end(), [](const NodeView& n) { return MatmulOf(n.numerics) == MatmulDtype::kF32; });
   const MatmulDtype matmul = wide ? MatmulDtype::kF32 : MatmulDtype::kBf16;
   return [&demand, matmul](uint32_t first, uint32_t last) {
-    return PlanMemory(*demand.decoder, *demand.plan, first, last, demand.seq_len, matmul).Total(1, 1);
+    return PlanMemory(*demand.decoder, *demand.plan, first, last, demand.seq_len, matmul).Total(1, 1, last - first);
   };
 }
 

@@ -235,32 +235,36 @@ Status CheckSourceUnchanged(FileSystem& fs, const JobSpec& job, uint32_t threads
 Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec& decoder, const Plan& plan, const JobSpec& job,
                                    const Device& device, uint32_t threads) {
   ResourcePlan r;
+  uint32_t longest = 1;
   for (const StagePlan& s : plan.stages) {
-    ResourcePlan::Stage stage{.plan = s, .memory = PlanMemory(decoder, plan, s.first_layer, s.last_layer, job.seq_len, device.matmul),
-                              .size = PreferredSize(threads)};
-    r.memory_minimum += stage.memory.Total(1, 1);
-    r.stages.push_back(std::move(stage));
+    r.stages.push_back({.plan = s, .memory = PlanMemory(decoder, plan, s.first_layer, s.last_layer, job.seq_len, device.matmul), .size = {}});
+    r.memory_minimum += r.stages.back().memory.Total(1, 1, 1);
+    longest = std::max(longest, s.last_layer - s.first_layer);
   }
   r.memory_allowed = options.memory.value_or(MemAvailableBytes());
-  const auto total = [&] {
+  const auto total = [&](const WorkerSize& size) {
     uint64_t sum = 0;
-    for (const auto& s : r.stages) sum += s.memory.Total(s.size.threads, s.size.window);
+    for (const auto& s : r.stages) sum += s.memory.Total(size.threads, size.window, size.layers);
     return sum;
   };
-  // Over the limit: fewer samples in flight, then fewer threads, everywhere alike.
-  while (total() > r.memory_allowed && r.stages[0].size != StepDown(r.stages[0].size)) {
-    for (auto& s : r.stages) s.size = StepDown(s.size);
+  const WorkerSize size = LargestThatFits(PreferredSize(threads, longest), r.stages.size() > 1 ? Neighbours::kSome : Neighbours::kNone,
+                                          [&](const WorkerSize& s) { return total(s) <= r.memory_allowed; });
+  uint64_t boundaries = r.stages.size() - 1;   // whose cuts lie on disk at once
+  for (auto& s : r.stages) {
+    s.size = size;
+    s.size.layers = std::min(size.layers, s.memory.layers);
+    if (s.streamed()) boundaries += 2;
   }
-  r.memory_needed = total();
+  r.memory_needed = total(size);
   if (options.memory && r.memory_minimum > *options.memory) {
     return InvalidArgument("--memory " + FormatSize(*options.memory) + ": this plan needs at least " + FormatSize(r.memory_minimum) + " (" +
-                           std::to_string(r.memory_minimum) + " bytes): one sample on one thread in " + std::to_string(plan.stages.size()) +
+                           std::to_string(r.memory_minimum) + " bytes): one sample on one thread through one layer at a time, in " + std::to_string(plan.stages.size()) +
                            " stage(s). Give --memory " + std::to_string((r.memory_minimum + 999'999) / 1'000'000) + "M or more, or a smaller --seq-len");
   }
   const OutputPlan output = PlanOutput(plan, job.shard_bytes);
   r.disk_out = output.total_size + (64u << 20);
   const uint64_t cut = static_cast<uint64_t>(job.seq_len) * plan.hidden_size * 2;
-  r.disk_run = output.total_size + (plan.stages.size() - 1) * job.samples * cut + (64u << 20);
+  r.disk_run = output.total_size + boundaries * job.samples * cut + (64u << 20);
   return r;
 }
 

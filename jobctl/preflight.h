@@ -45,15 +45,17 @@ struct ResourcePlan {
     StagePlan plan;
     MemoryPlan memory;
     WorkerSize size;
+    bool streamed() const { return size.layers < memory.layers; }   // its layers pass through memory in groups
+    uint64_t memory_bytes() const { return memory.Total(size.threads, size.window, size.layers); }
   };
   std::vector<Stage> stages;
   uint64_t memory_needed = 0;       // with the sizes chosen
-  uint64_t memory_minimum = 0;      // one sample on one thread everywhere
+  uint64_t memory_minimum = 0;      // one sample on one thread, one layer at a time, everywhere
   uint64_t memory_allowed = 0;      // --memory, or what is available
   uint64_t disk_run = 0, disk_out = 0;   // bytes still to be written
 };
 
-// Chooses threads and window of every stage so that all stages together stay within the memory allowed.
+// Chooses threads, window and resident layers of every stage so that all stages together stay within the memory allowed.
 // kInvalidArgument with the number when not even the minimum fits an explicit --memory.
 Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec& decoder, const Plan& plan, const JobSpec& job,
                                    const Device& device, uint32_t threads);

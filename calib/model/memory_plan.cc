@@ -33,9 +33,9 @@ Sizes SizesOf(const DecoderSpec& s) {
   return z;
 }
 
-uint64_t WeightBytes(const DecoderSpec& s, const Sizes& z, uint64_t layers, bool embedding, MatmulDtype matmul) {
+uint64_t LayerBytes(const DecoderSpec& s, const Sizes& z, MatmulDtype matmul) {
   const uint64_t width = matmul == MatmulDtype::kBf16 ? 2 : 4;
-  return layers * ((z.layer_linears + z.layer_biases) * width + 2 * s.hidden * 2) + (embedding ? s.vocab * s.hidden * 2 : 0);
+  return (z.layer_linears + z.layer_biases) * width + 2 * s.hidden * 2;
 }
 
 uint64_t SampleBytes(const DecoderSpec& s, const Sizes& z, uint64_t tokens, MatmulDtype matmul) {
@@ -73,7 +73,9 @@ MemoryPlan PlanMemory(const DecoderSpec& spec, const Plan& plan, uint32_t first_
                       MatmulDtype matmul) {
   const Sizes sizes = SizesOf(spec);
   MemoryPlan m;
-  m.weights = WeightBytes(spec, sizes, last_layer - first_layer, first_layer == 0, matmul);
+  m.layers = last_layer - first_layer;
+  m.layer = LayerBytes(spec, sizes, matmul);
+  m.embedding = first_layer == 0 ? spec.vocab * spec.hidden * 2 : 0;
   m.per_sample = SampleBytes(spec, sizes, seq_len, matmul);
   m.per_cut = seq_len * spec.hidden * 2;
   m.eviction = 2 * LargestTensor(plan, first_layer, last_layer) + kPackBuffers;

@@ -3,7 +3,7 @@
 // What a worker will need, before it starts: printed by jobctl, held by the worker, refused when --memory lies below it.
 //
 // An upper bound of resident memory on the CPU, kept by tests/calib/memory_plan_test.cc to within 30 % of what a forward pass really uses:
-//   weights     every linear of the range in the matmul's dtype, norms and (from layer 0) the embedding in bf16
+//   weights     every linear of the resident layers in the matmul's dtype, norms and (from layer 0) the embedding in bf16
 //   per_sample  the buffers of one forward pass, x = tokens: bf16 [x, 4 hidden + qkv + 2 q + k + 3 intermediate], the scores of one block
 //               of queries, rotary tables, the result, f32 copies for f32 matmuls, and what oneDNN packs (a copy of the larger operand)
 //   per_cut     bf16 [x, hidden]; a sample in flight has two, the one it came in and the one it leaves in
@@ -20,12 +20,18 @@
 namespace holdfast {
 
 struct MemoryPlan {
-  uint64_t weights = 0;        // resident layers of the stage, as the matmuls want them
+  uint32_t layers = 0;         // of the stage
+  uint64_t layer = 0;          // weights of one, as the matmuls want them
+  uint64_t embedding = 0;      // 0 unless the stage begins at layer 0
   uint64_t per_sample = 0;     // activations of one sample in flight (times threads: each thread computes one)
   uint64_t per_cut = 0;        // one hidden state waiting in a queue
   uint64_t fixed = 0;          // libraries, buffers, eviction of the largest tensor
   uint64_t eviction = 0;       // the part of `fixed` that only loading and eviction touch
-  uint64_t Total(uint32_t threads, uint32_t window) const { return fixed + weights + threads * per_sample + 2 * window * per_cut; }
+  uint64_t Weights(uint32_t resident) const { return embedding + (resident < layers ? resident : layers) * layer; }
+  // With so many layers resident at once.
+  uint64_t Total(uint32_t threads, uint32_t window, uint32_t resident) const {
+    return fixed + Weights(resident) + threads * per_sample + 2 * window * per_cut;
+  }
 };
 
 // Stacked query rows and minimum tokens of a block of attention on the CPU; the score buffer hangs on them.

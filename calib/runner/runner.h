@@ -7,6 +7,7 @@
 // (at::set_num_threads(1) in each calling thread), no dependence on other samples. Forward may be called from several threads at once.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -25,6 +26,7 @@ struct RunnerOptions {
   std::string device = "cpu";                       // "cpu", "cuda", "cuda:1"
   // Digest that a source tensor must have, if known; a difference is kInvalidArgument "source changed", naming file and tensor.
   std::function<std::optional<Digest>(const std::string& tensor)> expected;
+  const std::atomic<bool>* stop = nullptr;          // kStopped between tensors when it turns true
 };
 
 struct LoadedDigest { uint32_t unit; std::vector<std::pair<std::string, Digest>> tensors; };

@@ -256,6 +256,7 @@ Status RunJobs(const SourceModel& source, const RunnerOptions& options, const st
     for (size_t i = next++; i < jobs.size(); i = next++) {
       try {
         last = i;
+        if (options.stop != nullptr && options.stop->load()) return fail(i, Stopped("stopped while loading tensor " + jobs[i].tensor->name));
         Result<Digest> digest = loader.Load(jobs[i]);
         if (!digest.ok()) {
           fail(i, digest.error());

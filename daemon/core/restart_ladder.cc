@@ -1,7 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/core/restart_ladder.h"
 
+#include <algorithm>
+
 namespace holdfast {
+
+WorkerSize StepDown(WorkerSize size) {
+  if (size.window > size.threads) {
+    size.window = std::max(size.threads, size.window / 2);
+  } else if (size.layers > 1) {
+    size.layers /= 2;
+  } else if (size.threads > 1) {
+    size.threads /= 2;
+    size.window = size.threads;
+  } else {
+    size.window = 1;
+  }
+  return size;
+}
+
+WorkerSize LargestThatFits(WorkerSize preferred, Neighbours neighbours, const std::function<bool(WorkerSize)>& fits) {
+  WorkerSize size = preferred;
+  const auto fewer_samples = [](WorkerSize s) { return s.window > s.threads ? WorkerSize{std::max(s.threads, s.window / 2), s.threads, s.layers} : s; };
+  while (!fits(size) && size.window > size.threads) size = fewer_samples(size);
+  if (fits(size)) return size;
+  if (neighbours == Neighbours::kSome) {
+    WorkerSize resident = size;
+    while (!fits(resident) && resident.threads > 1) resident = {resident.threads / 2, resident.threads / 2, resident.layers};
+    if (fits(resident)) return resident;
+  }
+  size.layers = 1;
+  while (!fits(size) && size.threads > 1) size = {size.threads / 2, size.threads / 2, 1};
+  for (uint32_t step = preferred.layers; step > 0; step /= 2) {   // as many layers as there is room for
+    while (size.layers + step < preferred.layers && fits({size.window, size.threads, size.layers + step})) size.layers += step;
+  }
+  return size;
+}
 
 RestartLadder::Decision RestartLadder::OnDeath(DeathCause cause, bool progress) {
   if (progress) barren_ = 0;
@@ -18,8 +52,7 @@ RestartLadder::Decision RestartLadder::OnDeath(DeathCause cause, bool progress) 
   if (!progress && ++barren_ >= kDeathsWithoutProgressMax) {
     const std::string advice =
         cause == DeathCause::kOutOfMemory
-            ? "one sample on one thread does not fit either: free memory, shorten --seq-len (a new job), or cut the model into more "
-              "stages with --stages"
+            ? "one sample on one thread, one layer at a time, does not fit either: free memory, or shorten --seq-len (a new job)"
             : "it died " + std::to_string(barren_) + " times in a row without committing anything: see the messages above, then run "
               "`jobctl fsck` and `jobctl resume`";
     return {false, size_, advice};

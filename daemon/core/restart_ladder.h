@@ -1,29 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What to do when a worker ends: a pure decision. Out of memory makes the next one smaller, one step at a time: fewer samples in flight
-// (halved), then one thread. (Layers streamed in groups will be the next rung.) A crash or a signal restarts the same size. Three
-// deaths without progress in between stop the stage with advice.
+// How large a worker is, and what to do when one ends: pure decisions. Out of memory makes the next one smaller, one step at a time: fewer
+// samples in flight (halved, down to one a thread), then fewer layers resident (halved: the stage is streamed through them in groups), then
+// fewer threads. A crash or a signal restarts the same size. Three deaths without progress in between stop the stage with advice.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace holdfast {
 
 struct WorkerSize {
   uint32_t window = 2, threads = 1;  // samples in flight; threads computing them, loading and evicting
+  uint32_t layers = 1;               // resident at once; all of its stage or more: nothing is streamed
   friend bool operator==(const WorkerSize&, const WorkerSize&) = default;
 };
 
 // What a worker is given where there is memory for it: a sample computed on each thread, one more waiting for each, and some that are computed
 // and wait until their upstream cut and they themselves are committed, which takes the storage's time and not the thread's.
 inline constexpr uint32_t kAwaitingCommit = 6;
-constexpr WorkerSize PreferredSize(uint32_t threads) { return {.window = 2 * threads + kAwaitingCommit, .threads = threads}; }
-// The next smaller one: fewer samples in flight (half), then one thread. One sample on one thread stays as it is.
-constexpr WorkerSize StepDown(WorkerSize size) {
-  if (size.window <= 1) return {.window = 1, .threads = 1};
-  const uint32_t window = size.window / 2;
-  return {.window = window, .threads = size.threads < window ? size.threads : window};
+constexpr WorkerSize PreferredSize(uint32_t threads, uint32_t layers) {
+  return {.window = 2 * threads + kAwaitingCommit, .threads = threads, .layers = layers};
+}
+// The next smaller one. One sample on one thread through one layer stays as it is.
+WorkerSize StepDown(WorkerSize size);
+
+// How a stage that does not fit as it would like to is made to fit. A stage that others before or behind it wait for is kept resident as long as
+// one sample on one thread fits beside its layers: streamed, it lets no sample through before all have passed its other groups.
+enum class Neighbours : uint8_t { kNone, kSome };
+// The largest size that `fits` (monotone: whatever is smaller fits, too); the smallest there is if none does.
+WorkerSize LargestThatFits(WorkerSize preferred, Neighbours neighbours, const std::function<bool(WorkerSize)>& fits);
+// Layers that are loaded together. Half of what may be resident: the other half is for the next group, which is loaded meanwhile.
+constexpr uint32_t GroupLayers(uint32_t resident, uint32_t stage_layers) {
+  return resident >= stage_layers ? stage_layers : resident < 2 ? 1 : resident / 2;
 }
 
 enum class DeathCause : uint8_t { kOutOfMemory, kSignal, kCrash };

@@ -95,7 +95,8 @@ std::vector<TaskRunner::Wish> TaskRunner::WishesOf(const Job& job) {
   for (const StagePlan& plan : job.driver->StagesOf(options_.node)) {
     Wish w{&job, {dir, false, plan.stage}, plan, UINT64_MAX};
     const auto memory = job.driver->Memory(plan.first_layer, plan.last_layer, options_.device.matmul);
-    if (memory.ok()) w.minimum_bytes = memory->Total(1, 1);
+    if (memory.ok()) w.minimum_bytes = memory->Total(1, 1, memory->layers);
+    if (memory.ok() && w.minimum_bytes > options_.memory_bytes) w.minimum_bytes = memory->Total(1, 1, 1);   // streamed; else it waits for its turn
     wishes.push_back(std::move(w));
   }
   if (job.driver->MergeOf(options_.node)) wishes.push_back({&job, {dir, true, {}}, {}, 0});   // beside whatever runs: it is small
@@ -150,11 +151,9 @@ void TaskRunner::Learn(const std::vector<Wish>& wanted) {
   }
 }
 
-// Fewer samples in flight, then fewer threads, until it fits the room.
-WorkerSize TaskRunner::SizeFor(const MemoryPlan& memory, uint64_t room) const {
-  WorkerSize size = PreferredSize(options_.threads);
-  while (memory.Total(size.threads, size.window) > room && size.window > 1) size = StepDown(size);
-  return size;
+WorkerSize TaskRunner::SizeFor(const MemoryPlan& memory, uint64_t room, Neighbours neighbours) const {
+  return LargestThatFits(PreferredSize(options_.threads, memory.layers), neighbours,
+                         [&](const WorkerSize& s) { return memory.Total(s.threads, s.window, s.layers) <= room; });
 }
 
 // `reserve`: bytes that other chosen tasks, not yet running, need at their smallest.
@@ -174,9 +173,9 @@ void TaskRunner::Launch(const Wish& w, uint64_t reserve) {
     spec.planned_bytes = kMergeBytes;
   } else {
     const auto memory = w.job->driver->Memory(w.plan.first_layer, w.plan.last_layer, options_.device.matmul);
-    if (!memory.ok() || memory->Total(1, 1) > room) return;   // its neighbours are being made smaller, see Reconcile
-    spec.size = SizeFor(*memory, room - std::min(room, reserve));
-    spec.planned_bytes = memory->Total(spec.size.threads, spec.size.window);
+    if (!memory.ok() || w.minimum_bytes > room) return;   // its neighbours are being made smaller, see Reconcile
+    spec.size = SizeFor(*memory, room - std::min(room, reserve), state.plan().stages.size() > 1 ? Neighbours::kSome : Neighbours::kNone);
+    spec.planned_bytes = memory->Total(spec.size.threads, spec.size.window, spec.size.layers);
     spec.samples_done = w.job->driver->SamplesDone(w.plan);
     const auto known = state.stages().find(w.plan.stage);
     if (known != state.stages().end() && !known->second.claims.empty()) {

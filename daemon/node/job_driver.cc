@@ -113,9 +113,7 @@ bool JobDriver::MergeOf(const std::string& node) const {
 }
 
 uint64_t JobDriver::SamplesDone(const StagePlan& stage) const {
-  uint64_t done = 0;
-  for (uint32_t s = 0; s < state_.job().samples; ++s) done += !state_.Omitted(s) && state_.SampleCovers(s, stage.first_layer, stage.last_layer);
-  return done;
+  return state_.SamplesThrough(stage.first_layer, stage.last_layer);
 }
 
 Status JobDriver::LoadDecoder() {
@@ -160,7 +158,7 @@ JobView JobDriver::View() {
     view.stages.push_back(std::move(stage));
   }
   view.memory = [this](uint32_t first, uint32_t last) {
-    return PlanMemory(*decoder_, state_.plan(), first, last, state_.job().seq_len, widest_).Total(1, 1);
+    return PlanMemory(*decoder_, state_.plan(), first, last, state_.job().seq_len, widest_).Total(1, 1, last - first);
   };
   return view;
 }

@@ -21,7 +21,7 @@ struct Child {
   Task task;
   RestartLadder ladder{WorkerSize{}};
   OomCounters oom_at_start;
-  uint64_t commits_at_start = 0;        // samples + units done when it was started: its yardstick of progress
+  uint64_t files_at_start = 0;          // of a merge: done when it was started
   uint64_t tries = 0, tries_at_start = 0;   // WorkerReport::tries of this life, and of the one before: what that one died of may have been a step
   uint32_t attempt = 0;
   uint64_t kill_at_ns = 0;              // when stopping
@@ -76,7 +76,8 @@ Status Supervisor::Impl::Launch(Child* c, const std::string& reason) {
   args.phase_ms = c->task.spec.phase_ms;
   args.rss_peak_bytes = c->task.spec.rss_peak_bytes;
   c->oom_at_start = ReadOomCounters();
-  c->commits_at_start = c->task.view.samples_done + c->task.view.units_done;
+  c->task.view.commits = 0;
+  c->files_at_start = c->task.spec.key.merge ? c->task.view.units_done : UINT64_MAX;
   c->tries_at_start = c->tries;
   c->failure.reset();
   c->told_pause = false;
@@ -110,6 +111,7 @@ void Supervisor::Impl::Take(Child* c, const WorkerReport& r) {
   v.phase = r.phase;
   v.samples_done = r.samples_done;
   if (r.samples_total > 0) v.samples_total = r.samples_total;
+  v.commits = r.commits;
   c->tries = r.tries;
   v.units_done = r.units_done;
   v.units_total = r.units_total;
@@ -161,7 +163,7 @@ void Supervisor::Impl::Restart(Child* c, const ChildEnd& end, const std::string&
   if (end.exited && end.code == 127) {
     return End(c, TaskState::kGaveUp, Internal("cannot run " + options.bin_dir + (c->task.spec.key.merge ? "/holdfast-merge" : "/holdfast-worker") + ": build it, or reinstall holdfast"));
   }
-  const bool progress = c->task.view.samples_done + c->task.view.units_done > c->commits_at_start || c->tries > c->tries_at_start;
+  const bool progress = c->task.view.commits > 0 || c->task.view.units_done > c->files_at_start || c->tries > c->tries_at_start;
   const WorkerSize before = c->ladder.size();
   const RestartLadder::Decision d = c->ladder.OnDeath(cause, progress);
   c->task.view.restarts = c->ladder.restarts();
@@ -171,6 +173,8 @@ void Supervisor::Impl::Restart(Child* c, const ChildEnd& end, const std::string&
   std::string how = "restarting";
   if (d.size != before) {
     how += " one step smaller: " + std::to_string(d.size.window) + " samples in flight, " + std::to_string(d.size.threads) + " threads";
+    const StagePlan& stage = c->task.spec.plan;
+    if (d.size.layers < stage.last_layer - stage.first_layer) how += ", at most " + std::to_string(d.size.layers) + " layers at once";
   }
   Say(*c, death + "; " + how);
   const Status started = Launch(c, oom ? kReasonOutOfMemory : c->task.view.last_death);

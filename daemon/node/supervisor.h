@@ -28,6 +28,7 @@ struct StageProgress {
   uint64_t units_done = 0, units_total = 0;   // merge: files
   uint64_t bytes_read = 0, bytes_written = 0, bytes_total = 0, rss_bytes = 0, rss_peak_bytes = 0;
   uint64_t cuts_received = 0, cuts_from_packs = 0, chunks_dropped = 0;
+  uint64_t commits = 0;              // results that this life made durable
   uint32_t restarts = 0, out_of_memory = 0;
   std::string last_death;            // "out of memory", "signal 9", "exit 1", or empty
   WorkerSize size;

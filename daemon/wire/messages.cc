@@ -24,6 +24,7 @@ std::string WorkerReport::Encode() const {
                             {"attempt", attempt},
                             {"phase", phase},
                             {"samples_done", samples_done},
+                            {"commits", commits},
                             {"samples_total", samples_total},
                             {"tries", tries},
                             {"units_done", units_done},
@@ -57,6 +58,7 @@ Result<WorkerReport> WorkerReport::Decode(std::string_view text) {
   r.attempt = static_cast<uint32_t>(attempt);
   HOLDFAST_ASSIGN(r.phase, GetString(j, "phase", "worker report"));
   HOLDFAST_ASSIGN(r.samples_done, Count(j, "samples_done"));
+  HOLDFAST_ASSIGN(r.commits, Count(j, "commits"));
   HOLDFAST_ASSIGN(r.samples_total, Count(j, "samples_total"));
   HOLDFAST_ASSIGN(r.tries, Count(j, "tries"));
   HOLDFAST_ASSIGN(r.units_done, Count(j, "units_done"));

@@ -29,6 +29,7 @@ struct WorkerReport {
   uint32_t attempt = 0;
   std::string phase;                 // "start", "load", "calibrate", "evict", "waiting" (for a sample to be left out), "seal", "merge"
   uint64_t samples_done = 0, samples_total = 0;
+  uint64_t commits = 0;              // results made durable since this process began: samples (through a group of layers), units
   uint64_t tries = 0;                // of samples alone, in all lives so far, where that tells (TriesThatCount)
   uint64_t units_done = 0, units_total = 0;
   uint64_t bytes_read = 0, bytes_written = 0;  // source weights read; packs and slots published; merge: of the output

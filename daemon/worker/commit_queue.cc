@@ -11,6 +11,7 @@ namespace {
 // How often there is a look for cuts without a hint: soon at first, rarer when nothing came for a while.
 constexpr uint64_t kPollMinNs = 100'000'000, kPollMaxNs = 1'000'000'000;
 constexpr uint32_t kSoonLooks = 30;
+constexpr size_t kSlotRecordsMax = 64;          // of samples that share a slot
 
 }  // namespace
 
@@ -18,8 +19,7 @@ CommitQueue::CommitQueue(Options options) : options_(std::move(options)), upstre
 
 uint64_t CommitQueue::PollNs() const { return idle_looks_ < kSoonLooks ? kPollMinNs : kPollMaxNs; }
 
-Status CommitQueue::Step(std::optional<ComputedSample> next, Look look) {
-  if (next) HOLDFAST_TRY(Prepare(std::move(*next)));
+Status CommitQueue::Step(Look look) {
   const uint64_t now = options_.clock->MonotonicNs();
   if (look == Look::kNow || now - looked_ns_ >= PollNs()) {
     HOLDFAST_TRY(LookAround(now));
@@ -52,7 +52,16 @@ Status CommitQueue::Announce(uint32_t sample) {
   return OkStatus();
 }
 
-Status CommitQueue::Prepare(ComputedSample sample) {
+Status CommitQueue::Commit(const LayerRecord& unit) {
+  uint64_t bytes = 0;
+  for (const PackManifest& p : unit.packs) bytes += p.file_size;
+  HOLDFAST_TRY(options_.writer->Append({MakeControl({.cls = RecordClass::kLayer, .stage = options_.stage.value, .a = unit.unit}, unit.ToJson())}));
+  options_.on_event(PacksWritten{bytes});
+  options_.on_event(UnitCommitted{unit.unit});
+  return OkStatus();
+}
+
+Status CommitQueue::Add(ComputedSample sample) {
   if (sample.hidden != nullptr) {
     PackWriter packs(*options_.fs, options_.state->layout(), options_.incarnation, RunLayout::StageStream(options_.stage));
     ByteSpan rest(*sample.hidden);
@@ -105,32 +114,31 @@ void CommitQueue::LookDownstream() {
   }
 }
 
+// Of what is prepared: a sample is committed behind the cut that it was computed from (or the group before it did, then that one's record stands in an
+// earlier slot).
 Status CommitQueue::CommitReady() {
-  for (size_t i = 0; i < prepared_.size();) {
-    SampleRecord& record = prepared_[i].record;
-    const uint32_t sample = record.sample;
-    if (options_.state->Omitted(sample)) {
-      prepared_.erase(prepared_.begin() + static_cast<std::ptrdiff_t>(i));
-      options_.on_event(SampleDropped{sample});
-      continue;
+  std::vector<Record> slot;
+  std::vector<uint32_t> committed;
+  std::vector<ComputedSample> waiting;
+  for (ComputedSample& sample : prepared_) {
+    const SampleRecord& record = sample.record;
+    const Cut* input = record.first_layer == 0 ? nullptr : options_.state->CutBefore(record.sample, record.first_layer);
+    if (options_.state->Omitted(record.sample)) {
+      options_.on_event(SampleDropped{record.sample});
+    } else if ((record.first_layer > 0 && input == nullptr) || committed.size() == kSlotRecordsMax) {
+      waiting.push_back(std::move(sample));
+    } else if (input != nullptr && input->digest != record.input) {   // its producer died before the commit, and another device computed other bits
+      options_.on_event(SampleRedo{record.sample});
+    } else {
+      for (Record& r : record.ToRecords(options_.stage)) slot.push_back(std::move(r));
+      committed.push_back(record.sample);
     }
-    if (options_.first_layer > 0) {
-      const Cut* cut = options_.state->CutBefore(sample, options_.first_layer);
-      if (cut == nullptr) {  // a downstream commit waits for its upstream cut
-        ++i;
-        continue;
-      }
-      if (cut->digest != record.input) {  // its producer died before the commit, and another device computed other bits
-        prepared_.erase(prepared_.begin() + static_cast<std::ptrdiff_t>(i));
-        options_.on_event(SampleRedo{sample});
-        continue;
-      }
-    }
-    HOLDFAST_TRY(options_.writer->Append(record.ToRecords(options_.stage)));
-    prepared_.erase(prepared_.begin() + static_cast<std::ptrdiff_t>(i));
-    options_.on_event(SampleCommitted{sample});
   }
-  return OkStatus();
+  prepared_ = std::move(waiting);
+  if (committed.empty()) return OkStatus();
+  HOLDFAST_TRY(options_.writer->Append(std::move(slot)));
+  for (const uint32_t sample : committed) options_.on_event(SampleCommitted{sample});
+  return committed.size() == kSlotRecordsMax ? CommitReady() : OkStatus();
 }
 
 }  // namespace holdfast

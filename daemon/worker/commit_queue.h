@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What makes the samples of a stage durable, without a thread of its own: writes the output cut into packs, waits until the cut that the
-// sample was computed from is committed upstream, then appends the S slot. Steps are taken by whoever owns it: the Committer's thread,
-// or a simulation. Reports what happened as events, in order, from inside the step.
+// What makes the results of a stage durable, without a thread of its own. Of a sample: writes the output cut into packs, waits until the cut
+// that it was computed from is committed, then appends its S record; those that are ready together share a slot. Of an evicted unit: appends
+// its E record. Steps are taken by whoever owns it: the Committer's thread, or a simulation. Reports what happened as events, in order, from
+// inside the step.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +33,9 @@ struct SamplesOmitted { std::vector<uint32_t> samples; };   // are left out sinc
 struct SampleDropped { uint32_t sample; };                  // was computed, is left out: not committed
 struct ConsumerFound { Incarnation consumer; };             // who takes our cuts now
 struct PacksWritten { uint64_t bytes; };
-using CommitEvent = std::variant<SampleAnnounced, SampleCommitted, UpstreamCommitted, SampleRedo, SamplesOmitted, SampleDropped, ConsumerFound, PacksWritten>;
+struct UnitCommitted { uint32_t unit; };                    // durable
+using CommitEvent =
+    std::variant<SampleAnnounced, SampleCommitted, UpstreamCommitted, SampleRedo, SamplesOmitted, SampleDropped, ConsumerFound, PacksWritten, UnitCommitted>;
 
 class CommitQueue {
  public:
@@ -43,16 +46,19 @@ class CommitQueue {
     StreamWriter* writer = nullptr;             // likewise
     Nonce incarnation;
     StageId stage;
-    uint32_t first_layer = 0, last_layer = 0;   // 0: no upstream
+    uint32_t first_layer = 0, last_layer = 0;   // of the stage; 0: no upstream
     std::vector<uint32_t> upstream_wanted;      // samples whose cut is not committed yet
     std::vector<uint32_t> omitted;              // samples that are left out already
     std::function<void(CommitEvent)> on_event;
   };
   explicit CommitQueue(Options options);
 
+  // Writes its output cut into packs; its record follows with a later step. An error of these is permanent: the stage must stop.
+  Status Add(ComputedSample sample);
   enum class Look : uint8_t { kWhenDue, kNow };  // into the ledger
-  // Takes in `next`, if there is one, looks into the ledger, and appends what can be. An error is permanent: the stage must stop.
-  Status Step(std::optional<ComputedSample> next, Look look);
+  // Looks into the ledger, and appends what can be.
+  Status Step(Look look);
+  Status Commit(const LayerRecord& unit);
   // Says in the ledger that this sample is computed alone from now on: should it end this process, the next one knows.
   Status Announce(uint32_t sample);
   // How long to wait for the next step when nothing happens meanwhile.
@@ -60,7 +66,6 @@ class CommitQueue {
   size_t waiting() const { return prepared_.size(); }
 
  private:
-  Status Prepare(ComputedSample sample);
   Status CommitReady();
   Status LookAround(uint64_t now);
   void LookForOmissions();

@@ -6,13 +6,15 @@
 
 namespace holdfast {
 
+constexpr uint64_t kGatherNs = 500'000'000;   // packs that are being written keep a finished sample's record waiting no longer
+
 static CommitQueue::Options With(CommitQueue::Options options, std::function<void(CommitEvent)> on_event) {
   options.on_event = std::move(on_event);
   return options;
 }
 
 Committer::Committer(CommitQueue::Options queue, std::function<void()> notify)
-    : notify_(std::move(notify)), queue_(With(std::move(queue), [this](CommitEvent e) { OnEvent(std::move(e)); })) {
+    : clock_(*queue.clock), notify_(std::move(notify)), queue_(With(std::move(queue), [this](CommitEvent e) { OnEvent(std::move(e)); })) {
   thread_ = std::thread([this] { Loop(); });
 }
 
@@ -22,7 +24,14 @@ void Committer::Submit(ComputedSample sample) {
   {
     std::lock_guard lock(mutex_);
     submitted_.push_back(std::move(sample));
-    ++open_;
+  }
+  wake_.notify_all();
+}
+
+void Committer::Submit(LayerRecord unit) {
+  {
+    std::lock_guard lock(mutex_);
+    units_.push_back(std::move(unit));
   }
   wake_.notify_all();
 }
@@ -43,12 +52,6 @@ void Committer::PollUpstreamSoon() {
   wake_.notify_all();
 }
 
-bool Committer::Flush(uint64_t timeout_ms) {
-  std::unique_lock lock(mutex_);
-  wake_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [this] { return open_ == 0 || events_.failure.has_value(); });
-  return open_ == 0;
-}
-
 void Committer::Stop() {
   {
     std::lock_guard lock(mutex_);
@@ -63,6 +66,7 @@ Committer::Events Committer::TakeEvents() {
   Events out = events_;
   events_.announced.clear();
   events_.committed.clear();
+  events_.units.clear();
   events_.upstream.clear();
   events_.redo.clear();
   events_.omitted.clear();
@@ -80,30 +84,36 @@ void Committer::Loop() {
       stop_ = true;
     }
     std::unique_lock lock(mutex_);
-    wake_.wait_for(lock, std::chrono::nanoseconds(queue_.PollNs()), [this] { return stop_ || look_ || !submitted_.empty() || !to_announce_.empty(); });
-    if (stop_) break;
+    if (stop_ && (!status.ok() || (submitted_.empty() && units_.empty()))) break;   // what was handed over is not lost
+    wake_.wait_for(lock, std::chrono::nanoseconds(queue_.PollNs()), [this] { return stop_ || look_ || !submitted_.empty() || !units_.empty() || !to_announce_.empty(); });
   }
   notify_();
   wake_.notify_all();
 }
 
+// Everything that is submitted, until nothing is; what was computed while a slot was written shares the next one.
 Status Committer::Step() {
   for (;;) {
-    std::optional<ComputedSample> next;
+    std::deque<ComputedSample> samples;
+    std::deque<LayerRecord> units;
     std::deque<uint32_t> announce;
     bool asked = false;
     {
       std::lock_guard lock(mutex_);
       asked = std::exchange(look_, false);
+      samples = std::exchange(submitted_, {});
+      units = std::exchange(units_, {});
       announce = std::exchange(to_announce_, {});
-      if (!submitted_.empty()) {
-        next = std::move(submitted_.front());
-        submitted_.pop_front();
-      }
     }
     for (const uint32_t sample : announce) HOLDFAST_TRY(queue_.Announce(sample));
-    const bool more = next.has_value();
-    HOLDFAST_TRY(queue_.Step(std::move(next), asked ? CommitQueue::Look::kNow : CommitQueue::Look::kWhenDue));
+    for (const LayerRecord& unit : units) HOLDFAST_TRY(queue_.Commit(unit));
+    const bool more = !samples.empty();
+    const uint64_t begin_ns = clock_.MonotonicNs();
+    for (ComputedSample& sample : samples) {
+      HOLDFAST_TRY(queue_.Add(std::move(sample)));
+      if (clock_.MonotonicNs() - begin_ns > kGatherNs) HOLDFAST_TRY(queue_.Step(CommitQueue::Look::kWhenDue));
+    }
+    HOLDFAST_TRY(queue_.Step(asked ? CommitQueue::Look::kNow : CommitQueue::Look::kWhenDue));
     if (!more) return OkStatus();
   }
 }
@@ -121,23 +131,15 @@ void Committer::OnEvent(CommitEvent event) {
 }
 
 void Committer::Note(SampleAnnounced e) { events_.announced.push_back(e.sample); }
-void Committer::Note(SampleCommitted e) {
-  events_.committed.push_back(e.sample);
-  --open_;
-}
+void Committer::Note(SampleCommitted e) { events_.committed.push_back(e.sample); }
 void Committer::Note(UpstreamCommitted e) {
   for (auto& [sample, cut] : e.cuts) events_.upstream.emplace_back(sample, std::move(cut));
 }
-void Committer::Note(SampleRedo e) {
-  events_.redo.push_back(e.sample);
-  --open_;
-}
+void Committer::Note(SampleRedo e) { events_.redo.push_back(e.sample); }
 void Committer::Note(SamplesOmitted e) { events_.omitted.insert(events_.omitted.end(), e.samples.begin(), e.samples.end()); }
-void Committer::Note(SampleDropped e) {
-  events_.dropped.push_back(e.sample);
-  --open_;
-}
+void Committer::Note(SampleDropped e) { events_.dropped.push_back(e.sample); }
 void Committer::Note(ConsumerFound e) { events_.consumer = std::move(e.consumer); }
 void Committer::Note(PacksWritten e) { events_.bytes_written += e.bytes; }
+void Committer::Note(UnitCommitted e) { events_.units.push_back(e.unit); }
 
 }  // namespace holdfast

@@ -23,15 +23,14 @@ class Committer {
   ~Committer();                                 // stops and joins
 
   void Submit(ComputedSample sample);
+  void Submit(LayerRecord unit);
   void Announce(uint32_t sample);               // see CommitQueue
   void PollUpstreamSoon();                      // a hint arrived
-  // Waits until all submitted samples are durable, dropped, failed, or `timeout_ms` is over. true: all durable.
-  bool Flush(uint64_t timeout_ms);
   void Stop();
 
   // What happened since the last call.
   struct Events {
-    std::vector<uint32_t> announced, committed;
+    std::vector<uint32_t> announced, committed, units;
     std::vector<std::pair<uint32_t, Cut>> upstream;  // cuts that the upstream stage has committed
     std::vector<uint32_t> redo;                      // were computed from a cut that upstream then committed otherwise
     std::vector<uint32_t> omitted;                   // are left out from now on
@@ -54,14 +53,16 @@ class Committer {
   void Note(SampleDropped e);
   void Note(ConsumerFound e);
   void Note(PacksWritten e);
+  void Note(UnitCommitted e);
 
+  const Clock& clock_;
   std::function<void()> notify_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<ComputedSample> submitted_;        // guarded by mutex_
+  std::deque<LayerRecord> units_;               // guarded by mutex_
   std::deque<uint32_t> to_announce_;            // guarded by mutex_
   Events events_;                               // guarded by mutex_
-  size_t open_ = 0;                             // guarded by mutex_: submitted and not yet durable
   bool stop_ = false, look_ = false;            // guarded by mutex_
   CommitQueue queue_;                           // this thread only
   std::thread thread_;

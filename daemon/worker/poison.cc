@@ -44,7 +44,7 @@ Caution CautionFor(const StageState& state, const std::string& reason, WorkerSiz
   }
   const Suspicion::Life& before = state.suspicion.before;
   if (todo.size() == 1 && before.Died()) c.alone = 1;   // alone anyhow: it shall be known
-  if (before.Barren() && (reason != kReasonOutOfMemory || size.window == 1)) c.alone = size.window;
+  if (before.Barren() && (reason != kReasonOutOfMemory || StepDown(size) == size)) c.alone = size.window;
   return c;
 }
 

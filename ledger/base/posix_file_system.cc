@@ -4,19 +4,39 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <system_error>
 
 #include "ledger/base/file_system.h"
+#include "ledger/base/past_cache.h"
 
 namespace holdfast {
 namespace {
 
-class PosixWritableFile final : public WritableFile {
+// Local disks. NFS would commit each write on the server before it returns; elsewhere there is nothing to win, or nobody looked.
+bool IsOnLocalDisk(int fd) {
+  constexpr uint32_t kLocal[] = {0xef53 /* ext4 */, 0x58465342 /* xfs */, 0x9123683e /* btrfs */, 0xf2f52010 /* f2fs */, 0x794c7630 /* overlayfs */};
+  struct statfs st {};
+  if (::fstatfs(fd, &st) != 0) return false;
+  return std::find(std::begin(kLocal), std::end(kLocal), static_cast<uint32_t>(st.f_type)) != std::end(kLocal);
+}
+
+bool SetDirect(int fd, bool on) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  return flags >= 0 && ::fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT) == 0;
+}
+
+bool IsAligned(const uint8_t* data, uint64_t offset, uint64_t length) {
+  return (reinterpret_cast<uintptr_t>(data) | offset | length) % kPastCacheAlign == 0;
+}
+
+class PosixWritableFile final : public WritableFile, public PastCache {
  public:
   PosixWritableFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
   ~PosixWritableFile() override {
@@ -24,12 +44,22 @@ class PosixWritableFile final : public WritableFile {
   }
   Status Append(ByteSpan data) override {
     while (!data.empty()) {
+      if (past_cache_ && !IsAligned(data.data(), written_, data.size())) SetPastCache(false);
       const ssize_t n = ::write(fd_, data.data(), data.size());
       if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && errno == EINVAL && past_cache_) {  // this disk wants another alignment
+        SetPastCache(false);
+        continue;
+      }
       if (n < 0) return ErrnoError(errno, "writing " + path_);
       data = data.subspan(static_cast<size_t>(n));
+      written_ += static_cast<uint64_t>(n);
     }
     return OkStatus();
+  }
+  bool GoPastCache() const override {
+    if (IsOnLocalDisk(fd_)) SetPastCache(true);
+    return past_cache_;
   }
   Status Sync() override {
     if (::fsync(fd_) != 0) return ErrnoError(errno, "fsync of " + path_);
@@ -43,19 +73,27 @@ class PosixWritableFile final : public WritableFile {
   void DropCache() override { ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
 
  private:
+  void SetPastCache(bool on) const { past_cache_ = SetDirect(fd_, on) && on; }
   int fd_;
   std::string path_;
+  uint64_t written_ = 0;
+  mutable bool past_cache_ = false;  // how to write, not what
 };
 
-class PosixReadableFile final : public ReadableFile {
+class PosixReadableFile final : public ReadableFile, public PastCache {
  public:
   PosixReadableFile(int fd, uint64_t size, std::string path) : fd_(fd), size_(size), path_(std::move(path)) {}
   ~PosixReadableFile() override { ::close(fd_); }
   uint64_t size() const override { return size_; }
   Status Read(uint64_t offset, std::span<uint8_t> out) const override {
+    bool aligned = true;
     while (!out.empty()) {
       const ssize_t n = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && errno == EINVAL && past_cache_ && std::exchange(aligned, false)) {
+        SetDirect(fd_, false);
+        continue;
+      }
       if (n < 0) return ErrnoError(errno, "reading " + path_);
       if (n == 0) {
         return Corrupt(path_ + ": ends before byte " + std::to_string(offset + out.size()) + " (file of " +
@@ -69,11 +107,16 @@ class PosixReadableFile final : public ReadableFile {
   void DropCache(uint64_t offset, uint64_t length) const override {
     ::posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(length), POSIX_FADV_DONTNEED);
   }
+  bool GoPastCache() const override {
+    past_cache_ = IsOnLocalDisk(fd_) && SetDirect(fd_, true);
+    return past_cache_;
+  }
 
  private:
   int fd_;
   uint64_t size_;
   std::string path_;
+  mutable std::atomic<bool> past_cache_{false};  // was asked for, once
 };
 
 }  // namespace

@@ -131,7 +131,8 @@ Status Decode(Codec codec, ByteSpan encoded, std::span<uint8_t> out) {
     return OkStatus();
   }
   if (codec == Codec::kZstd) return DecodeFrame(encoded, out);
-  Bytes planes(out.size());
+  const auto room = std::make_unique_for_overwrite<uint8_t[]>(out.size());
+  const std::span<uint8_t> planes(room.get(), out.size());
   HOLDFAST_TRY(DecodeFrame(encoded, planes));
   codec == Codec::kBf16Planes ? JoinBf16(planes, out) : JoinF32(planes, out);
   return OkStatus();

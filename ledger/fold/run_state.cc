@@ -138,6 +138,14 @@ bool RunState::SampleCovers(uint32_t sample, uint32_t first_layer, uint32_t last
   return true;
 }
 
+uint64_t RunState::SamplesThrough(uint32_t first_layer, uint32_t last_layer) const {
+  uint64_t layers = 0;
+  for (uint32_t sample = 0; sample < job_->samples; ++sample) {
+    for (uint32_t layer = first_layer; !Omitted(sample) && layer < last_layer; ++layer) layers += Sample(sample, layer) != nullptr;
+  }
+  return first_layer < last_layer ? layers / (last_layer - first_layer) : 0;
+}
+
 // Where no input amax went into a unit (embedding, head, weight-only recipes), no sample did.
 const RunState::Said<LayerRecord>* RunState::LayerSaid(uint32_t unit) const {
   const auto it = layers_.find(unit);

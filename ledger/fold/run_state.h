@@ -27,7 +27,7 @@ struct Suspicion {
     bool Barren() const { return Died() && !progress; }
   };
   Life before, now;                             // the life before the latest claim, and since
-  std::map<uint32_t, uint32_t> tries;           // by sample: announced in so many lives. Forgotten after a release that blames one
+  std::map<uint32_t, uint32_t> tries;           // by sample: announced in so many lives since it last came through. Forgotten after a release that blames one
 };
 
 // A life of a stage's worker says that it can do nothing without this sample. Stands until the sample is left out, or another life begins.
@@ -91,6 +91,8 @@ class RunState {
   const SampleRecord* Sample(uint32_t sample, uint32_t layer) const;
   const Cut* CutBefore(uint32_t sample, uint32_t layer) const;
   bool SampleCovers(uint32_t sample, uint32_t first_layer, uint32_t last_layer) const;
+  // How far layers [first, last) are, in samples: those that are left out do not count, parts of the way add up.
+  uint64_t SamplesThrough(uint32_t first_layer, uint32_t last_layer) const;
   const LayerRecord* Layer(uint32_t unit) const;                    // made with the samples that are in now
   // amax of every site of one layer, joined over all samples of the job that are not left out; kNotFound naming a sample that is missing.
   Result<std::vector<float>> ReducedAmax(uint32_t layer) const;

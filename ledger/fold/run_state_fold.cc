@@ -172,6 +172,7 @@ Status RunState::FoldSample(Origin origin, const Record& record) {
   const uint32_t number = sample.sample;
   Add(&samples_, number, origin, std::move(sample), true);
   NoteProgress(origin);
+  if (origin.order != kNoStage) stages_[StageId(static_cast<uint16_t>(origin.order))].suspicion.tries.erase(number);   // it came through
   return OkStatus();
 }
 

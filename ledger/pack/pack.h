@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ledger/base/file_system.h"
+#include "ledger/base/hash_file.h"
 #include "ledger/format/layout.h"
 #include "ledger/log/publish.h"
 #include "ledger/records/records.h"
@@ -43,7 +44,8 @@ class PackWriter {
 // Every chunk is checked against its digest before it is decoded: kCorrupt names the pack file and the chunk.
 class PackReader {
  public:
-  PackReader(FileSystem& fs, const RunLayout& layout, const std::vector<PackManifest>& packs);
+  // kDrop: for who reads everything once; past the page cache where that works.
+  PackReader(FileSystem& fs, const RunLayout& layout, const std::vector<PackManifest>& packs, PageCache pages = PageCache::kKeep);
   ~PackReader();
   // Decodes one chunk into `out` (out.size() == raw_len). Thread safe.
   Status ReadChunk(uint32_t pack, uint32_t chunk, std::span<uint8_t> out) const;

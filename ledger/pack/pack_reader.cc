@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "ledger/pack/pack.h"
+
 #include <algorithm>
 #include <mutex>
 
-#include "ledger/pack/pack.h"
+#include "ledger/base/past_cache.h"
 #include "ledger/records/value.h"
 
 namespace holdfast {
@@ -27,6 +29,7 @@ struct PackReader::Impl {
   FileSystem& fs;
   RunLayout layout;
   std::vector<PackManifest> packs;
+  PageCache pages;
   mutable std::mutex mutex;  // guards `files`
   mutable std::vector<std::shared_ptr<const ReadableFile>> files;  // shared: a reader may still hold one that another reopened
 
@@ -34,23 +37,33 @@ struct PackReader::Impl {
     const std::lock_guard<std::mutex> lock(mutex);
     if (files[pack] == nullptr || files[pack].get() == stale) {
       HOLDFAST_ASSIGN(std::unique_ptr<ReadableFile> file, fs.Open(layout.Pack(packs[pack].root)));
+      if (pages == PageCache::kDrop) (void)GoPastCache(*file);
       files[pack] = std::move(file);
     }
     return files[pack];
   }
 
+  // The value lies in `buffer` afterwards, whole pages of the file around it, if it has them.
   // A handle can go stale (ESTALE) when a server fails over: opened again once.
-  Status ReadValue(uint32_t pack, const ChunkRef& ref, std::span<uint8_t> out) const {
+  Result<ByteSpan> ReadValue(uint32_t pack, const ChunkRef& ref, std::span<uint8_t> buffer) const {
     HOLDFAST_ASSIGN(auto file, Open(pack, nullptr));
-    const Status first = file->Read(ref.offset, out);
-    if (first.code() != ErrorCode::kTransient) return first;
-    HOLDFAST_ASSIGN(file, Open(pack, file.get()));
-    return file->Read(ref.offset, out);
+    if (ref.offset > file->size() || ref.stored_len > file->size() - ref.offset) return Corrupt("ends before its " + std::to_string(ref.stored_len) + " bytes from " + std::to_string(ref.offset));
+    const uint64_t value_end = ref.offset + ref.stored_len;
+    const uint64_t last_page = (value_end + kPastCacheAlign - 1) / kPastCacheAlign * kPastCacheAlign;
+    const uint64_t begin = ref.offset / kPastCacheAlign * kPastCacheAlign, end = last_page <= file->size() ? last_page : value_end;
+    const std::span<uint8_t> around = buffer.first(end - begin);
+    Status read = file->Read(begin, around);
+    if (read.code() == ErrorCode::kTransient) {
+      HOLDFAST_ASSIGN(file, Open(pack, file.get()));
+      read = file->Read(begin, around);
+    }
+    HOLDFAST_TRY(read);
+    return ByteSpan(around.subspan(ref.offset - begin, ref.stored_len));
   }
 };
 
-PackReader::PackReader(FileSystem& fs, const RunLayout& layout, const std::vector<PackManifest>& packs)
-    : impl_(new Impl{fs, layout, packs, {}, std::vector<std::shared_ptr<const ReadableFile>>(packs.size())}) {}
+PackReader::PackReader(FileSystem& fs, const RunLayout& layout, const std::vector<PackManifest>& packs, PageCache pages)
+    : impl_(new Impl{fs, layout, packs, pages, {}, std::vector<std::shared_ptr<const ReadableFile>>(packs.size())}) {}
 PackReader::~PackReader() = default;
 
 uint64_t PackReader::RawLen(uint32_t pack, uint32_t chunk) const {
@@ -68,14 +81,16 @@ Status PackReader::ReadChunk(uint32_t pack, uint32_t chunk, std::span<uint8_t> o
     return InvalidArgument(path + ", chunk " + std::to_string(chunk) + ": holds " + std::to_string(ref.raw_len) + " bytes, " + std::to_string(out.size()) + " were asked for");
   }
   // One buffer a thread, never cleared: at gigabytes a second, clearing and faulting in 4 MiB for every chunk is a tenth of the work.
-  thread_local std::unique_ptr<uint8_t[]> buffer;
-  if (buffer == nullptr) buffer = std::make_unique_for_overwrite<uint8_t[]>(kChunkValueMax);
-  const std::span<uint8_t> value(buffer.get(), ref.stored_len);
-  Status s = impl_->ReadValue(pack, ref, value);
-  if (s.code() == ErrorCode::kNotFound) return s;
+  constexpr size_t kRoom = kChunkValueMax / kPastCacheAlign * kPastCacheAlign + 2 * kPastCacheAlign;  // wherever in a page it begins
+  thread_local AlignedBuffer buffer;
+  if (buffer.get() == nullptr) buffer = AlignedBuffer(kRoom);
+  if (buffer.get() == nullptr) return Exhausted("no memory to read " + path);
+  const Result<ByteSpan> value = impl_->ReadValue(pack, ref, {buffer.get(), kRoom});
+  if (value.code() == ErrorCode::kNotFound) return value.error();
+  Status s = value.ok() ? OkStatus() : Status(value.error());
   ValueHeader header;
-  if (s.ok()) s = CheckChunk(value, ref, &header);
-  if (s.ok()) s = Decode(header.codec, ValuePayload(value), out);
+  if (s.ok()) s = CheckChunk(*value, ref, &header);
+  if (s.ok()) s = Decode(header.codec, ValuePayload(*value), out);
   return s.ok() ? s : BadChunk(path, chunk, impl_->layout, s.error());
 }
 

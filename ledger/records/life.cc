@@ -63,6 +63,7 @@ Result<Release> Release::FromJson(const Json& j) {
 
 Json PhaseBegin::ToJson() const {
   Json j{{"phase", phase}, {"attempt", attempt}, {"window", window}, {"threads", threads}, {"planned_bytes", planned_bytes}, {"available_bytes", available_bytes}};
+  if (layers != 0) j["layers"] = layers;
   if (sample) j["sample"] = *sample;
   if (!why.empty()) j["why"] = why;
   return j;
@@ -72,7 +73,7 @@ Result<PhaseBegin> PhaseBegin::FromJson(const Json& j) {
   uint32_t sample = 0;
   HOLDFAST_TRY(Fields(j, "phase record").Get("phase", &p.phase).Get("attempt", &p.attempt).Get("window", &p.window)
       .Get("threads", &p.threads).Get("planned_bytes", &p.planned_bytes).Get("available_bytes", &p.available_bytes)
-      .Optional("sample", &sample).Optional("why", &p.why).AtMost("why", p.why, kTextBytesMax).status());
+      .Optional("layers", &p.layers).Optional("sample", &sample).Optional("why", &p.why).AtMost("why", p.why, kTextBytesMax).status());
   if (j.contains("sample")) p.sample = sample;
   return p;
 }

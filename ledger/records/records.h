@@ -222,6 +222,7 @@ struct PhaseBegin {          // B, a = phase, b = attempt
   std::string phase;         // "load", "calibrate", "evict", "merge", kPhaseSample, kPhaseBlame
   uint32_t attempt = 0;
   uint32_t window = 0, threads = 0;
+  uint32_t layers = 0;       // resident at once; 0: not said
   uint64_t planned_bytes = 0, available_bytes = 0;
   std::optional<uint32_t> sample;   // with kPhaseSample and kPhaseBlame
   std::string why;           // with kPhaseBlame: "ended 2 workers", "not finite at model.layers.3.mlp.down_proj"

@@ -76,9 +76,9 @@ TEST_P(MemoryPlanBound, HoldsAndIsTight) {
 
   const MemoryPlan m = PlanMemory(spec, plan, 0, spec.layers, c.tokens, CpuMatmulDtype());
   unsetenv("HOLDFAST_MATMUL");
-  const uint64_t planned = m.Total(c.threads, c.threads) - m.eviction;
+  const uint64_t planned = m.Total(c.threads, c.threads, spec.layers) - m.eviction;
   std::printf("%s: planned %.0f MB (weights %.0f, sample %.1f x %u, fixed %.0f), after loading %.0f MB, peak %.0f MB\n", c.name,
-              static_cast<double>(planned) * 1e-6, static_cast<double>(m.weights) * 1e-6, static_cast<double>(m.per_sample) * 1e-6,
+              static_cast<double>(planned) * 1e-6, static_cast<double>(m.Weights(spec.layers)) * 1e-6, static_cast<double>(m.per_sample) * 1e-6,
               c.threads, static_cast<double>(m.fixed - m.eviction) * 1e-6, static_cast<double>(loaded) * 1e-6,
               static_cast<double>(measured) * 1e-6);
   EXPECT_GE(planned, measured);
@@ -101,9 +101,12 @@ TEST(MemoryPlan, CountsTheEmbeddingOnlyWhereItIsLoaded) {
   const DecoderSpec spec = Must(ParseDecoder(model.config, "config"));
   const Plan plan = Must(DescribeModel(spec, Recipe::kNvfp4));
   const MemoryPlan first = PlanMemory(spec, plan, 0, 2, 128, MatmulDtype::kBf16), second = PlanMemory(spec, plan, 2, 4, 128, MatmulDtype::kBf16);
-  EXPECT_EQ(first.weights, second.weights + spec.vocab * spec.hidden * 2);
+  EXPECT_EQ(first.Weights(2), second.Weights(2) + spec.vocab * spec.hidden * 2);
+  EXPECT_EQ(second.Weights(9), second.Weights(2));   // never more than the stage has
+  EXPECT_EQ(first.Weights(1), first.embedding + first.layer);
+  EXPECT_EQ(first.Total(1, 1, 2) - first.Total(1, 1, 1), first.layer);
   EXPECT_EQ(first.per_cut, 128 * spec.hidden * 2);
-  EXPECT_EQ(PlanMemory(spec, plan, 2, 4, 128, MatmulDtype::kF32).weights, 2 * second.weights - 2 * 2 * spec.hidden * 2);
+  EXPECT_EQ(PlanMemory(spec, plan, 2, 4, 128, MatmulDtype::kF32).layer, 2 * second.layer - 2 * spec.hidden * 2);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The ladder: out of memory shrinks step by step and then gives up with advice; other deaths restart the same size.
+// How large a worker is: what fits, and the ladder: out of memory shrinks step by step and then gives up with advice; other deaths restart the same
+// size.
 #include "daemon/core/restart_ladder.h"
 
 #include <gtest/gtest.h>
@@ -9,17 +10,53 @@ namespace holdfast {
 namespace {
 
 TEST(RestartLadder, OutOfMemoryGoesDownStepByStepThenStops) {
-  RestartLadder ladder({.window = 4, .threads = 2});
-  auto d = ladder.OnDeath(DeathCause::kOutOfMemory, false);
-  EXPECT_EQ(d.size, (WorkerSize{2, 2}));
-  d = ladder.OnDeath(DeathCause::kOutOfMemory, false);
-  EXPECT_EQ(d.size, (WorkerSize{1, 1}));
-  EXPECT_TRUE(d.restart);
+  RestartLadder ladder({.window = 10, .threads = 2, .layers = 5});
+  const WorkerSize steps[] = {{5, 2, 5}, {2, 2, 5}, {2, 2, 2}, {2, 2, 1}, {1, 1, 1}};   // samples in flight, resident layers, threads
+  for (const WorkerSize& step : steps) EXPECT_EQ(ladder.OnDeath(DeathCause::kOutOfMemory, false).size, step);
   EXPECT_TRUE(ladder.OnDeath(DeathCause::kOutOfMemory, false).restart);
   EXPECT_TRUE(ladder.OnDeath(DeathCause::kOutOfMemory, false).restart);
-  d = ladder.OnDeath(DeathCause::kOutOfMemory, false);
+  const auto d = ladder.OnDeath(DeathCause::kOutOfMemory, false);
   EXPECT_FALSE(d.restart);
-  EXPECT_NE(d.advice.find("--stages"), std::string::npos);
+  EXPECT_NE(d.advice.find("--seq-len"), std::string::npos);
+}
+
+// Memory as in a stage of 40 layers of 3 beside samples of 2 on each thread and cuts of 1.
+uint64_t Needs(const WorkerSize& s) { return 10 + 3 * s.layers + 2 * s.threads + s.window; }
+
+TEST(WorkerSize, TheLargestThatFitsStreamsBeforeItGivesUpThreads) {
+  const WorkerSize preferred = PreferredSize(4, 40);
+  const auto within = [&](uint64_t room, Neighbours n) { return LargestThatFits(preferred, n, [room](const WorkerSize& s) { return Needs(s) <= room; }); };
+  EXPECT_EQ(within(1000, Neighbours::kNone), preferred);
+  EXPECT_EQ(within(145, Neighbours::kNone), (WorkerSize{7, 4, 40}));       // fewer samples in flight first
+  EXPECT_EQ(within(141, Neighbours::kNone), (WorkerSize{4, 4, 39}));       // then fewer layers
+  EXPECT_EQ(within(25, Neighbours::kNone), (WorkerSize{4, 4, 1}));
+  EXPECT_EQ(within(24, Neighbours::kNone), (WorkerSize{2, 2, 2}));         // then fewer threads, and as many layers as there is room for then
+  EXPECT_EQ(within(16, Neighbours::kNone), (WorkerSize{1, 1, 1}));
+  EXPECT_EQ(within(0, Neighbours::kNone), (WorkerSize{1, 1, 1}));          // the smallest, where none fits
+  EXPECT_EQ(within(141, Neighbours::kSome), (WorkerSize{2, 2, 40}));       // resident as long as one sample on one thread fits
+  EXPECT_EQ(within(133, Neighbours::kSome), (WorkerSize{1, 1, 40}));
+  EXPECT_EQ(within(132, Neighbours::kSome), (WorkerSize{4, 4, 36}));
+}
+
+TEST(WorkerSize, WhateverTheLadderStepsDownToIsSmaller) {
+  WorkerSize size = PreferredSize(16, 88);
+  for (int steps = 0; StepDown(size) != size; ++steps) {
+    ASSERT_LT(steps, 40);
+    const WorkerSize next = StepDown(size);
+    EXPECT_LT(Needs(next), Needs(size));
+    EXPECT_GE(next.window, next.threads);
+    size = next;
+  }
+  EXPECT_EQ(size, (WorkerSize{1, 1, 1}));
+}
+
+TEST(WorkerSize, HalfOfTheResidentLayersIsForTheNextGroup) {
+  EXPECT_EQ(GroupLayers(40, 40), 40u);
+  EXPECT_EQ(GroupLayers(99, 40), 40u);
+  EXPECT_EQ(GroupLayers(39, 40), 19u);
+  EXPECT_EQ(GroupLayers(2, 40), 1u);
+  EXPECT_EQ(GroupLayers(1, 40), 1u);
+  EXPECT_EQ(GroupLayers(1, 1), 1u);
 }
 
 TEST(RestartLadder, SignalsKeepTheSize) {

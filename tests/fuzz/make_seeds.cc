@@ -194,7 +194,7 @@ void SaveRecords() {
   SaveJson(RecordClass::kIncarnation, SmallIncarnation().ToJson());
   SaveJson(RecordClass::kClaim, Claim{3, NonceOf(2), "n", "start", 5, "cpu"}.ToJson());
   SaveJson(RecordClass::kRelease, Release{3, "done"}.ToJson());
-  SaveJson(RecordClass::kPhase, PhaseBegin{kPhaseBlame, 2, 4, 8, 1u << 30, 2u << 30, 1, "ended 2 workers"}.ToJson());
+  SaveJson(RecordClass::kPhase, PhaseBegin{kPhaseBlame, 2, 4, 8, 16, 1u << 30, 2u << 30, 1, "ended 2 workers"}.ToJson());
   SaveJson(RecordClass::kOmit, SmallOmission().ToJson());
   SaveJson(RecordClass::kAssignment, SmallAssignment().ToJson());
   SaveJson(RecordClass::kQueue, SmallSubmit().ToJson());

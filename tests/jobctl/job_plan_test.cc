@@ -25,7 +25,7 @@ class JobPlanTest : public testing::Test {
     plan_ = *plan;
     demand_ = {&decoder_, &plan_, 64, 512, 5'000'000'000};
   }
-  uint64_t Least(uint32_t first, uint32_t last) const { return PlanMemory(decoder_, plan_, first, last, 512, MatmulDtype::kBf16).Total(1, 1); }
+  uint64_t Least(uint32_t first, uint32_t last) const { return PlanMemory(decoder_, plan_, first, last, 512, MatmulDtype::kBf16).Total(1, 1, last - first); }
   static NodeView Node(const std::string& name, uint64_t memory, uint64_t mflops) {
     NodeView n;
     n.name = name;

@@ -165,13 +165,13 @@ TEST(Records, EveryControlPayloadRoundTripsAndSurvivesMutation) {
   Exercise(SmallSubmit());
   Exercise(Claim{3, NonceOf(2), "n", "start", 5, "cpu"});
   Exercise(Release{3, "done"});
-  Exercise(PhaseBegin{"load", 2, 4, 8, 1u << 30, 2u << 30, {}, {}});
+  Exercise(PhaseBegin{"load", 2, 4, 8, 40, 1u << 30, 2u << 30, {}, {}});
   Exercise(SourceRead{7, {{"a", DigestOf(1)}, {"b", DigestOf(2)}}});
   Exercise(SmallLayer());
   Exercise(SealRecord{4, 0, 3, DigestOf(3), {}});
   Exercise(SealRecord{4, 0, 3, DigestOf(3), {1, 2}});
   Exercise(OmitRecord{5, StageId(2), "ended 2 workers"});
-  const PhaseBegin blame{kPhaseBlame, 0, 1, 1, 0, 0, 5, "not finite at model.layers.3.mlp.down_proj"};
+  const PhaseBegin blame{kPhaseBlame, 0, 1, 1, 0, 0, 0, 5, "not finite at model.layers.3.mlp.down_proj"};
   Exercise(blame);
   LayerRecord fewer = SmallLayer();
   fewer.omitted = {0, 5, 9};

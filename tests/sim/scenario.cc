@@ -71,6 +71,7 @@ class Scenario {
       o.nodes.push_back(n);
     }
     DrawPoison(&o);
+    DrawStreamed(&o);
     if (options_.mutant != Mutant::kNone) o.wrap = [m = options_.mutant](FileSystem& fs) { return WrapMutant(m, fs); };
     return o;
   }
@@ -86,6 +87,13 @@ class Scenario {
       const auto has = [&](const std::vector<uint32_t>& list) { return std::find(list.begin(), list.end(), sample) != list.end(); };
       if (!has(o->poison) && !has(o->infinite)) (random.Chance(700) ? o->poison : o->infinite).push_back(sample);
     }
+  }
+
+  // Nodes too small for a stage of several layers. By numbers of their own, too.
+  void DrawStreamed(ClusterOptions* o) const {
+    Random random(Mix(options_.seed, 23));
+    if (!random.Chance(300)) return;
+    for (NodeOptions& n : o->nodes) n.layers_at_once = random.Chance(700) ? 1 : static_cast<uint32_t>(random.Below(3));
   }
 
   // Each seed has its own mix: some faults often, most of them never.

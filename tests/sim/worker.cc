@@ -104,21 +104,33 @@ class Worker {
 
   Status Calibrate() {
     for (;;) {
-      const Todo todo = TodoOf(state_, stage_);
-      if (todo.samples.empty()) return OkStatus();
+      const uint32_t some = node_.cluster.nodes.at(me_.node)->options.layers_at_once, at_once = some == 0 ? stage_.last_layer : some;
+      const auto todo = NextGroup(state_, stage_, at_once, [this](const Cut& cut) { return CutIsThere(fs_, state_.layout(), cut); });
+      if (!todo) return OkStatus();
       Caution caution;
       if (state_.job().skip_samples > 0) {     // elsewhere samples do no harm here, and other seeds' histories stay what they were
         const StageState& known = state_.stages().at(stage_.stage);
-        caution = CautionFor(known, task_.reason, {.window = kWindow, .threads = 1}, todo.samples);
-        task_.tries = TriesThatCount(known, caution, todo.samples.size(), state_.skips_left());
-        if (const auto poison = FindPoison(known, caution, todo.samples)) {
+        caution = CautionFor(known, task_.reason, {.window = kWindow, .threads = 1}, todo->samples);
+        task_.tries = TriesThatCount(known, caution, todo->samples.size(), state_.skips_left());
+        if (const auto poison = FindPoison(known, caution, todo->samples)) {
           HOLDFAST_TRY(AwaitOmission(*poison));
           continue;
         }
       }
       HOLDFAST_TRY(Begin("calibrate"));
-      return Loop(todo, caution);
+      HOLDFAST_TRY(Loop(*todo, caution));
+      HOLDFAST_TRY(DropConsumedCuts());
     }
+  }
+
+  Status DropConsumedCuts() {
+    const ConsumedCuts consumed = FindConsumedCuts(state_, stage_, cuts_kept_from_);
+    for (const PackManifest& m : consumed.packs) {
+      node_.cluster.world.Trace(self_.name(), "drops a consumed cut");
+      if (const Status gone = fs_.Unlink(state_.layout().Pack(m.root)); !gone.ok() && gone.code() != ErrorCode::kNotFound) return OkStatus();
+    }
+    cuts_kept_from_ = consumed.below;
+    return OkStatus();
   }
 
   Status AwaitOmission(const Blame& blame) {
@@ -140,7 +152,7 @@ class Worker {
 
   bool Is(const std::vector<uint32_t>& samples, uint32_t sample) const { return std::find(samples.begin(), samples.end(), sample) != samples.end(); }
 
-  Result<ComputedSample> Compute(const StartSample& start, const std::map<uint32_t, Cut>& packs) {
+  Result<ComputedSample> Compute(const StartSample& start, const Todo& group, const std::map<uint32_t, Cut>& packs) {
     if (Is(node_.cluster.options.poison, start.sample)) {
       node_.cluster.world.faults.Add(Fault::kPoisonSample);
       node_.cluster.world.Trace(self_.name(), "dies of sample " + std::to_string(start.sample));
@@ -150,8 +162,8 @@ class Worker {
     ComputedSample done;
     SampleRecord& r = done.record;
     r.sample = start.sample;
-    r.first_layer = stage_.first_layer;
-    r.last_layer = stage_.last_layer;
+    r.first_layer = group.first_layer;
+    r.last_layer = group.last_layer;
     r.numerics = kNumerics;
     const std::vector<int32_t>& ids = state_.tokens()[start.sample];
     Bytes hidden = start.cut;
@@ -164,7 +176,7 @@ class Worker {
       }
       r.input = Sha256(hidden);
     }
-    for (uint32_t layer = stage_.first_layer; layer < stage_.last_layer; ++layer) {
+    for (uint32_t layer = group.first_layer; layer < group.last_layer; ++layer) {
       LayerResult result = ComputeLayer(hidden, layer, state_.plan().units[layer].sites.size());
       if (layer + 1 == state_.plan().layers && Is(node_.cluster.options.infinite, start.sample)) {
         node_.cluster.world.faults.Add(Fault::kSampleNotFinite);
@@ -173,7 +185,7 @@ class Worker {
       r.amax.insert(r.amax.end(), result.amax.begin(), result.amax.end());
       hidden = std::move(result.hidden);
     }
-    if (stage_.last_layer < state_.plan().layers) {
+    if (group.last_layer < state_.plan().layers) {
       r.output = Cut{.tokens = ids.size(), .hidden = state_.plan().hidden_size, .digest = Sha256(hidden), .packs = {}};
       done.hidden = std::make_shared<const Bytes>(std::move(hidden));
     }
@@ -182,7 +194,7 @@ class Worker {
 
   Status Loop(const Todo& todo, const Caution& caution) {
     const uint64_t cut_bytes = static_cast<uint64_t>(state_.job().seq_len) * state_.plan().hidden_size * 2;
-    const bool from_tokens = stage_.first_layer == 0;
+    const bool from_tokens = todo.first_layer == 0;
     StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = kWindow, .memory_bytes_max = kWindow * cut_bytes,
                               .alone = caution.alone, .suspects = caution.suspects});
     std::map<uint32_t, Cut> packs = todo.cuts;
@@ -197,7 +209,9 @@ class Worker {
       if (self_.dead()) return Stopped("killed");
       if (Stopping() && drain_until == 0) drain_until = clock_.MonotonicNs() + kDrainNs;
       if (drain_until != 0 && (scheduler.in_flight() == 0 || clock_.MonotonicNs() > drain_until)) return Stopped("drained");
-      for (const CutMessage& m : std::exchange(task_.mail, {})) (void)scheduler.OnCutReceived(m.sample, m.tokens, m.cut);
+      for (const CutMessage& m : std::exchange(task_.mail, {})) {
+        if (todo.first_layer == stage_.first_layer) (void)scheduler.OnCutReceived(m.sample, m.tokens, m.cut);
+      }
       while (drain_until == 0) {
         auto start = scheduler.Next();
         if (!start) break;
@@ -207,16 +221,17 @@ class Worker {
       std::optional<ComputedSample> computed;
       if (!computing.empty()) {
         Sleep(node_.options.compute_ns);
-        HOLDFAST_ASSIGN(computed, Compute(computing.front(), packs));
+        HOLDFAST_ASSIGN(computed, Compute(computing.front(), todo, packs));
         computing.erase(computing.begin());
-        if (!consumer_.empty() && computed->hidden != nullptr) {
+        if (!consumer_.empty() && computed->hidden != nullptr && todo.last_layer == stage_.last_layer) {
           node_.cluster.SendCut(node_, consumer_, {computed->record.sample, computed->record.output->tokens, *computed->hidden});
         }
         last_[computed->record.sample] = computed->record;
       } else {
         Sleep(kTickNs);
       }
-      const Status stepped = queue.Step(std::move(computed), CommitQueue::Look::kWhenDue);
+      Status stepped = computed ? queue.Add(std::move(*computed)) : OkStatus();
+      if (stepped.ok()) stepped = queue.Step(CommitQueue::Look::kWhenDue);
       for (CommitEvent& e : std::exchange(events, {})) HOLDFAST_TRY(Take(std::move(e), &scheduler, &packs));
       HOLDFAST_TRY(stepped);
     }
@@ -226,7 +241,7 @@ class Worker {
   Status Take(CommitEvent event, StageScheduler* scheduler, std::map<uint32_t, Cut>* packs) {
     if (const auto* c = std::get_if<SampleCommitted>(&event)) {
       scheduler->OnCommitted(c->sample);
-      Acknowledge({.cls = RecordClass::kSample, .stage = 0, .a = c->sample, .b = stage_.first_layer});
+      Acknowledge({.cls = RecordClass::kSample, .stage = 0, .a = c->sample, .b = last_.at(c->sample).first_layer});
       if (self_.random().Chance(node_.options.recompute)) return OnceMore(c->sample);
     } else if (auto* u = std::get_if<UpstreamCommitted>(&event)) {
       for (auto& [sample, cut] : u->cuts) {
@@ -314,6 +329,7 @@ class Worker {
   StagePlan stage_;
   Incarnation me_;
   std::unique_ptr<StreamWriter> writer_;
+  uint32_t cuts_kept_from_ = 0;                 // cuts inside the stage below this layer are gone
   std::vector<uint32_t> evicted_without_;       // samples that were left out when units were last evicted
   std::string consumer_;                        // endpoint of whoever takes our cuts
   std::map<uint32_t, SampleRecord> last_;
