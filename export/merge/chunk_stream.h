@@ -4,7 +4,6 @@
 // the order of the bytes by the list, and neither by timing.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <vector>
 
@@ -18,16 +17,25 @@ struct ChunkJob {
   uint64_t raw_len = 0;  // <= kChunkRawMax
 };
 
-// Decodes one chunk into `out` (raw_len bytes), from any thread.
+// Decodes one chunk into `out` (raw_len bytes), from any thread. Only bytes that proved right may be called OK.
 using ChunkReader = std::function<Status(const ChunkJob& job, std::span<uint8_t> out)>;
 
-inline constexpr uint32_t kDecodeThreadsMax =
-    5;  // each holds up to three chunks: keeps merge under 100 MB on any machine
+inline constexpr uint32_t kDecodeThreadsMax = 5;  // of one stream; each holds up to three chunks
+inline constexpr size_t kSpareBuffers = 3;        // one with each of the two that take, one ready
+// What one stream holds, at most: the buffers of the ring, and for each thread what it read and what a codec needs to decode it.
+inline constexpr uint64_t kStreamBytesMax = (3 * kDecodeThreadsMax + kSpareBuffers) * (kChunkValueMax + (16u << 10));
 
-// `threads`: cores to use; a few more threads run, because they also wait for the disk.
-// Reads every chunk and calls `sink` with its bytes, in the order of `jobs`, on the calling thread. The first error, of `read` or of
-// `sink`, ends it. kStopped soon after `*stop` turns true.
-Status StreamChunks(const std::vector<ChunkJob>& jobs, const ChunkReader& read, uint32_t threads,
-                    const std::atomic<bool>* stop, const std::function<Status(ByteSpan)>& sink);
+// The bytes of one chunk; those before them in memory, back to the last multiple of kPastCacheAlign, may be overwritten too.
+using ChunkSink = std::function<Status(std::span<uint8_t> bytes)>;
+
+// Reads every chunk and gives its bytes, in the order of `jobs`, to `sink` on the calling thread and to `follower` on another one; the two
+// need not keep step. A buffer is used again when both are through with it.
+//   first_offset  where the bytes begin in their file: what has offset o there lies in memory at o mod kPastCacheAlign
+//   threads       cores to use; a few more threads run, because they also wait for the disk
+//   proceed       is asked before each chunk on the calling thread; an error ends the stream
+// Returns the first error in the order of the chunks: of `read`, of `proceed`, of `sink`. Neither gets a chunk that failed or one behind it.
+// When it is OK, both have had everything.
+Status StreamChunks(const std::vector<ChunkJob>& jobs, uint64_t first_offset, const ChunkReader& read, uint32_t threads,
+                    const std::function<Status()>& proceed, const ChunkSink& sink, const std::function<void(ByteSpan)>& follower);
 
 }  // namespace holdfast

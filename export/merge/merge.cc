@@ -9,20 +9,19 @@
 
 #include <algorithm>
 #include <map>
+#include <mutex>
+#include <optional>
 
-#include "export/merge/chunk_stream.h"
+#include "export/merge/lanes.h"
 #include "export/merge/metadata.h"
-#include "export/merge/side_hasher.h"
-#include "export/merge/staging.h"
-#include "export/merge/unit_reader.h"
+#include "export/merge/output_writer.h"
 #include "ledger/base/fail_point.h"
 
 namespace holdfast {
 namespace {
 
-constexpr uint64_t kFlushBytes =
-    8u << 20;  // write-back starts and clean pages go at this step: the disk is never idle
-constexpr uint64_t kReportBytes = 64u << 20;  // of progress
+// A stream keeps two cores busy: one hashes the file, the other verifies and decodes. One core streams files in one order, always.
+uint32_t LanesFor(uint32_t threads) { return threads == 1 ? 0 : std::clamp(threads / 2, 1u, kMergeLanesMax); }
 
 class Merge {
  public:
@@ -37,7 +36,13 @@ class Merge {
         omitted_(state.OmittedSamples()),
         output_(PlanOutput(plan_, job_.shard_bytes)),
         staging_(fs, job_, staging_prefix, stream.epoch()),
-        units_(fs, state.layout()) {}
+        units_(fs, state.layout()),
+        files_(output_.files.size()),
+        lanes_(LanesFor(options.threads), static_cast<uint32_t>(files_.size()),
+               {.stream = [this](uint32_t i) { return StreamFile(i); },
+                .settle = [this](uint32_t i) { return SettleFile(i); },
+                .commit = [this](uint32_t i) { return CommitFile(i); },
+                .progress = [this] { ReportProgress(); }}) {}
 
   Result<Digest> Run() {
     HOLDFAST_ASSIGN(const bool there, fs_.Exists(job_.out));
@@ -47,7 +52,8 @@ class Merge {
     HOLDFAST_TRY(FailPoint("merge.begun", job_.out));
     HOLDFAST_TRY(staging_.Create());
     CountTotal();
-    for (uint32_t i = 0; i < output_.files.size(); ++i) HOLDFAST_TRY(ProduceFile(i));
+    RecallWritten();
+    HOLDFAST_TRY(lanes_.Run());
     HOLDFAST_TRY(WriteMetadata());
     HOLDFAST_TRY(PublishDirectory());
     HOLDFAST_TRY(
@@ -151,83 +157,68 @@ class Merge {
     return OkStatus();
   }
 
-  // Chunks of one file in its byte order, checked against its layout before anything is written.
-  Result<std::vector<ChunkJob>> ChunksOf(const OutputFile& file) const {
-    std::vector<ChunkJob> jobs;
-    for (size_t i = 0; i < file.layout.tensors.size(); ++i) {
-      const TensorInfo& want = file.layout.tensors[i];
-      const uint32_t unit = file.units[i];
-      const StoredTensor* t = units_.Find(unit, want.name);
-      if (t == nullptr)
-        return Corrupt("unit " + std::to_string(unit) + " was evicted without tensor " + want.name);
-      uint64_t bytes = 0;
-      for (const StoredTensor::Piece& p : t->pieces) {
-        jobs.push_back({unit, p.pack, p.chunk, units_.RawLen(unit, p)});
-        bytes += jobs.back().raw_len;
-      }
-      if (t->dtype != want.dtype || t->shape != want.shape || bytes != want.bytes) {
-        return Corrupt("tensor " + want.name +
-                       " was evicted with another dtype, shape or length than the plan has");
-      }
+  // What lanes know of a file; nobody but its lane uses it before it is committed.
+  struct File {
+    std::optional<MergeRecord> written;  // by an earlier claim, as the plan wants it
+    std::unique_ptr<OutputWriter> writer;
+    Digest digest;
+    bool adopted = false;
+  };
+
+  // The state changes with every commit, so what it says of the files is taken down before the lanes begin.
+  void RecallWritten() {
+    for (uint32_t i = 0; i < files_.size(); ++i) {
+      const auto it = state_.merge_written().find(i);
+      const bool known = it != state_.merge_written().end() &&
+                         it->second.name == output_.files[i].name &&
+                         it->second.size == output_.files[i].layout.file_size;
+      if (known) files_[i].written = it->second;
     }
-    return jobs;
   }
 
-  Status ProduceFile(uint32_t index) {
-    const OutputFile& file = output_.files[index];
-    const auto it = state_.merge_written().find(index);
-    const bool known = it != state_.merge_written().end() && it->second.name == file.name &&
-                       it->second.size == file.layout.file_size;
-    const MergeRecord* written = known ? &it->second : nullptr;
+  Status StreamFile(uint32_t index) {
+    const OutputFile& plan = output_.files[index];
+    File& file = files_[index];
+    const MergeRecord* written = file.written ? &*file.written : nullptr;
     if (written != nullptr) {
-      HOLDFAST_ASSIGN(const bool adopted, staging_.Adopt(*written));
-      if (adopted) {
-        digests_[file.name] = written->sha256;
-        Report(file.layout.file_size, 1);
-        return OkStatus();
-      }
+      HOLDFAST_TRY(Proceed());
+      HOLDFAST_ASSIGN(file.adopted, staging_.Adopt(*written));
+      file.digest = written->sha256;
+      if (file.adopted) return OkStatus();
     }
-    staging_.DropUnfinished(file.name, written);
-    HOLDFAST_ASSIGN(const Digest digest, WriteFile(file));
-    HOLDFAST_TRY(
-        Commit(index, MergeRecord::State::kWritten, file.name, file.layout.file_size, digest));
-    HOLDFAST_TRY(FailPoint("merge.written", file.name));
-    digests_[file.name] = digest;
-    Report(0, 1);
+    staging_.DropUnfinished(plan.name, written);
+    file.writer = std::make_unique<OutputWriter>(
+        staging_, units_, plan,
+        OutputWriter::Options{.threads = ThreadsOfALane(),
+                              .proceed = [this] { return Proceed(); },
+                              .on_written = [this](uint64_t bytes) { Report(bytes, 0); }});
+    HOLDFAST_ASSIGN(file.digest, file.writer->Stream());
+    return OkStatus();
+  }
+  Status SettleFile(uint32_t index) {
+    File& file = files_[index];
+    return file.adopted ? OkStatus() : file.writer->Settle();
+  }
+  Status CommitFile(uint32_t index) {
+    const OutputFile& plan = output_.files[index];
+    File& file = files_[index];
+    file.writer.reset();
+    if (!file.adopted) {
+      HOLDFAST_TRY(Commit(index, MergeRecord::State::kWritten, plan.name, plan.layout.file_size, file.digest));
+      HOLDFAST_TRY(FailPoint("merge.written", plan.name));
+    }
+    digests_[plan.name] = file.digest;
+    Report(file.adopted ? plan.layout.file_size : 0, 1);
     return OkStatus();
   }
 
-  Result<Digest> WriteFile(const OutputFile& file) {
-    HOLDFAST_ASSIGN(const std::vector<ChunkJob> jobs, ChunksOf(file));
-    HOLDFAST_ASSIGN(const auto out, staging_.NewFile(file.name));
-    SideHasher hasher;
-    uint64_t done = 0, flushed = 0, reported = 0;
-    const auto append = [&](ByteSpan bytes) -> Status {
-      hasher.Begin(bytes);
-      const Status appended = out->Append(bytes);
-      hasher.Wait();
-      HOLDFAST_TRY(appended);
-      const uint64_t half = file.layout.file_size / 2;
-      if (done < half && done + bytes.size() >= half)
-        HOLDFAST_TRY(FailPoint("merge.file", file.name));
-      done += bytes.size();
-      if (done - flushed >= kFlushBytes) {
-        out->DropCache();  // starts write-back of what is dirty and lets go of what is clean: the file never fills the page cache
-        flushed = done;
-      }
-      if (done - reported >= kReportBytes) Report(done - std::exchange(reported, done), 0);
-      return OkStatus();
-    };
-    HOLDFAST_TRY(append(file.layout.header));
-    const ChunkReader read = [&](const ChunkJob& job, std::span<uint8_t> bytes) {
-      return units_.Read(job.unit, job.pack, job.chunk, bytes);
-    };
-    HOLDFAST_TRY(StreamChunks(jobs, read, options_.threads, options_.stop, append));
-    HOLDFAST_TRY(out->Sync());
-    out->DropCache();
-    HOLDFAST_TRY(out->Close());
-    Report(done - reported, 0);
-    return hasher.Finish();
+  Status Proceed() const {
+    if (options_.stop != nullptr && options_.stop->load()) return Stopped("merge was asked to stop");
+    return lanes_.failed() ? Stopped("another file of the output failed") : OkStatus();
+  }
+  uint32_t ThreadsOfALane() const {
+    const uint32_t streams = std::min<uint32_t>(LanesFor(options_.threads), static_cast<uint32_t>(files_.size()));
+    return options_.threads / std::max(1u, streams);
   }
 
   Status WriteMetadata() {
@@ -269,9 +260,18 @@ class Merge {
     for (const OutputFile& f : output_.files) progress_.bytes_total += f.layout.file_size;
   }
   void Report(uint64_t bytes, uint32_t files) {
-    progress_.bytes_done += bytes;
-    progress_.files_done += files;
-    if (options_.on_progress) options_.on_progress(progress_);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      progress_.bytes_done += bytes;
+      progress_.files_done += files;
+    }
+    lanes_.Wake();
+  }
+  void ReportProgress() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const MergeProgress progress = progress_;
+    lock.unlock();
+    if (options_.on_progress) options_.on_progress(progress);
   }
 
   FileSystem& fs_;
@@ -284,10 +284,13 @@ class Merge {
   const OutputPlan output_;
   Staging staging_;
   UnitReader units_;
+  std::vector<File> files_;
   std::map<std::string, Digest> digests_;  // of every file but the manifest
   Digest manifest_;
   uint64_t manifest_size_ = 0;
+  std::mutex mutex_;  // guards `progress_`
   MergeProgress progress_;
+  Lanes lanes_;  // last: its steps use the rest
 };
 
 }  // namespace

@@ -2,7 +2,7 @@
 //
 // Merge: the last phase. Streams the output files out of packs into a staging directory beside the output, then index, configs,
 // tokenizer files, holdfast.json, SHA256SUMS, and publishes the directory by one exclusive rename. Memory is bounded by
-// threads * a few chunks whatever the model's size. Everything is redone from where the merge stream says it stopped:
+// threads * a few chunks whatever the model's size (kStreamBytesMax, for each file that is written at a time). Everything is redone from where the merge stream says it stopped:
 // files with M(written) whose digest still matches are linked over from the dead claim's staging, not rewritten.
 #pragma once
 
@@ -14,6 +14,8 @@
 #include "ledger/fold/run_state.h"
 
 namespace holdfast {
+
+inline constexpr uint32_t kMergeLanesMax = 4;  // files that are written at a time: one for two threads
 
 struct MergeProgress {
   uint64_t bytes_done = 0, bytes_total = 0;

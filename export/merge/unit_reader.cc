@@ -6,7 +6,7 @@
 namespace holdfast {
 namespace {
 
-constexpr size_t kOpenUnits = 4;
+constexpr size_t kOpenUnits = 8;  // two for each file that is written at a time
 
 }  // namespace
 
@@ -39,7 +39,7 @@ std::shared_ptr<const PackReader> UnitReader::ReaderOf(uint32_t unit) const {
   }
   if (open_.size() == kOpenUnits) open_.erase(open_.begin());
   open_.emplace_back(unit,
-                     std::make_shared<PackReader>(fs_, layout_, units_.at(unit).record.packs));
+                     std::make_shared<PackReader>(fs_, layout_, units_.at(unit).record.packs, PageCache::kDrop));
   return open_.back().second;
 }
 

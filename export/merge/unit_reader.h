@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The packs of all evicted units behind one call, with few of them open at a time: a large model has thousands of packs, a process
-// a thousand file handles. Files of the output walk through the units one after another, so a handful of open units is enough.
+// a thousand file handles. Each file of the output walks through the units one after another, so a handful of open units is enough.
 #pragma once
 
 #include <map>

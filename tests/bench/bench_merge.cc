@@ -1,23 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Speed and memory of merge: makes a run directory whose packs hold a random quantized model, merges it, then copies the output with
-// cp(1) and the same fsyncs. Both read from a cold page cache. Usage: bench_merge [--gb 4.2] [--dir /tmp] [--threads N] [--shard-gb 2]
+// Speed and memory of merge, and what the machine would allow. Makes a run directory whose packs hold a random quantized model; then, in
+// each round and for each number of threads (pinned to as many cores): merge, cp(1) with the same fsyncs, and a copy that computes nothing -
+// one thread reads, one writes, past the page cache where there is a disk. All begin with a cold cache. Every byte of the output is hashed
+// twice (in its pack, in its file), so the limit is the slower of that copy and half of what the cores hash.
+// Usage: bench_merge [--gb 4.2] [--dir /tmp] [--threads 1,2] [--shard-gb 1] [--rounds 3]
 #include <fcntl.h>
 #include <malloc.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <random>
+#include <semaphore>
 #include <string>
 #include <thread>
 
 #include "export/merge/merge.h"
 #include "export/shard/output_plan.h"
+#include "ledger/base/past_cache.h"
 #include "ledger/pack/pack.h"
 
 namespace holdfast {
@@ -26,9 +35,10 @@ namespace {
 constexpr uint64_t kHidden = 4096, kInner = 14336, kVocabulary = 32000, kKeyValue = 1024;
 
 struct Flags {
-  double gb = 4.2, shard_gb = 2;
+  double gb = 4.2, shard_gb = 1;
   std::string dir = "/tmp";
-  uint32_t threads = std::max(1u, std::thread::hardware_concurrency());
+  std::vector<uint32_t> threads = {1, 2};
+  int rounds = 3;
 };
 
 template <class T>
@@ -138,6 +148,7 @@ struct Bench {
   RunLayout layout{""};
   JobSpec job;
   Plan plan;
+  uint64_t stored_bytes = 0;  // of all chunks, as they lie in the packs
 
   std::unique_ptr<StreamWriter> Claim(const std::string& stream, StreamReader* reader,
                                       RunState* state, std::vector<Record> with_claim = {}) {
@@ -183,16 +194,18 @@ struct Bench {
       for (const OutputTensor& t : OutputTensorsOf(plan, u))
         record.tensors.push_back(Must(fabricator.Add(&packs, t.info)));
       record.packs = Must(packs.Finish());
+      for (const PackManifest& m : record.packs)
+        for (const ChunkRef& c : m.chunks) stored_bytes += c.stored_len;
       Must(writer->Append({MakeControl({RecordClass::kLayer, 0, u.id, 0, 0}, record.ToJson())}));
     }
   }
 
-  uint64_t Merge() {
+  uint64_t Merge(uint32_t threads) {
     RunState state(fs, layout);
     Must(state.Refresh());
     const auto writer = Claim("merge", state.ReaderOf("merge"), &state);
     MergeOptions options;
-    options.threads = flags.threads;
+    options.threads = threads;
     uint64_t bytes = 0;
     options.on_progress = [&](const MergeProgress& p) { bytes = p.bytes_total; };
     Must(RunMerge(fs, state, *writer, options));
@@ -206,17 +219,20 @@ double Seconds(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-void ForEachFile(const std::string& dir, const std::function<void(int fd)>& act) {
-  for (const auto& e : std::filesystem::recursive_directory_iterator(dir)) {
-    if (!e.is_regular_file()) continue;
-    const int fd = open(e.path().c_str(), O_RDONLY);
-    act(fd);
-    close(fd);
-  }
+void ForEachFile(const std::string& dir, const std::function<void(const std::string&)>& act) {
+  for (const auto& e : std::filesystem::recursive_directory_iterator(dir))
+    if (e.is_regular_file()) act(e.path());
+}
+void WithFile(const std::string& path, const std::function<void(int fd)>& act) {
+  const int fd = open(path.c_str(), O_RDONLY);
+  act(fd);
+  close(fd);
 }
 void Forget(const std::string& dir) {
   sync();
-  ForEachFile(dir, [](int fd) { posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); });
+  ForEachFile(dir, [](const std::string& path) {
+    WithFile(path, [](int fd) { posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); });
+  });
 }
 
 void Cp(const std::string& from, const std::string& to) {
@@ -228,7 +244,47 @@ void Cp(const std::string& from, const std::string& to) {
   int status = 0;
   waitpid(pid, &status, 0);
   if (status != 0) std::exit(1);
-  ForEachFile(to, [](int fd) { fsync(fd); });
+  ForEachFile(to, [](const std::string& path) { WithFile(path, [](int fd) { fsync(fd); }); });
+}
+
+// One thread reads 4 MiB at a time into one of four buffers, the other writes them.
+void BareCopy(FileSystem& fs, const std::string& from, const std::string& to) {
+  constexpr uint64_t kStep = 4u << 20;
+  const auto in = Must(fs.Open(from));
+  const auto out = Must(fs.Create(to, 0644));
+  (void)GoPastCache(*in), (void)GoPastCache(*out);
+  const uint64_t steps = (in->size() + kStep - 1) / kStep;
+  const auto length = [&](uint64_t i) { return std::min(kStep, in->size() - i * kStep); };
+  std::array<AlignedBuffer, 4> buffers;
+  for (AlignedBuffer& b : buffers) b = AlignedBuffer(kStep);
+  std::counting_semaphore<4> empty(4), full(0);
+  std::jthread reader([&] {
+    for (uint64_t i = 0; i < steps; ++i) {
+      empty.acquire();
+      Must(in->Read(i * kStep, {buffers[i % 4].get(), length(i)}));
+      full.release();
+    }
+  });
+  for (uint64_t i = 0; i < steps; ++i) {
+    full.acquire();
+    Must(out->Append({buffers[i % 4].get(), length(i)}));
+    empty.release();
+  }
+  Must(out->Sync());
+  Must(out->Close());
+}
+void BareCopyAll(FileSystem& fs, const std::string& from, const std::string& to) {
+  std::filesystem::create_directories(to);
+  ForEachFile(from, [&](const std::string& path) { BareCopy(fs, path, JoinPath(to, BaseName(path))); });
+}
+
+double ShaMbPerSecond() {
+  Bytes buffer(4u << 20, 0x5a);
+  uint64_t bytes = 0;
+  const double s = Seconds([&] {
+    for (; bytes < (512u << 20); bytes += buffer.size()) buffer[0] ^= Sha256(buffer).bytes[0];
+  });
+  return static_cast<double>(bytes) / 1e6 / s;
 }
 
 double CpuSeconds() {
@@ -255,29 +311,94 @@ void ResetPeak() {
   std::fclose(f);
 }
 
+void PinTo(uint32_t cores) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (uint32_t c = 0; c < cores; ++c) CPU_SET(c, &set);
+  sched_setaffinity(0, sizeof set, &set);
+}
+
+double Load() {
+  double load = 0;
+  return getloadavg(&load, 1) == 1 ? load : 0;
+}
+
+struct Sample {
+  double merge, cp, bare, sha, cpu, peak;  // MB/s; seconds per GB; MB
+};
+
+Sample Measure(Bench* b, uint32_t threads) {
+  Sample s{};
+  PinTo(threads);
+  s.sha = ShaMbPerSecond();
+  std::filesystem::remove_all(b->layout.StreamDir("merge"));
+  Forget(b->layout.root());
+  ResetPeak();
+  uint64_t bytes = 0;
+  const double cpu = CpuSeconds();
+  const double merge = Seconds([&] { bytes = b->Merge(threads); });
+  const double mb = static_cast<double>(bytes) / 1e6;
+  s.cpu = (CpuSeconds() - cpu) / mb * 1e3;
+  s.peak = PeakMb();
+  s.merge = mb / merge;
+  const std::string out = b->root + "/out", copy = b->root + "/copy";
+  const auto copied = [&](const std::function<void()>& work) {
+    Forget(out);
+    const double seconds = Seconds(work);
+    std::filesystem::remove_all(copy);
+    return mb / seconds;
+  };
+  s.cp = copied([&] { Cp(out, copy); });
+  s.bare = copied([&] { BareCopyAll(b->fs, out, copy); });
+  std::filesystem::remove_all(out);
+  sync();
+  return s;
+}
+
+double Median(std::vector<Sample> samples, double Sample::*field) {
+  std::sort(samples.begin(), samples.end(), [&](const Sample& a, const Sample& b) { return a.*field < b.*field; });
+  return samples[samples.size() / 2].*field;
+}
+
+void Print(const char* what, const Bench& b, const Sample& s, uint32_t threads, double hashes) {
+  const double limit = std::min(s.bare, s.sha * threads / hashes);
+  std::printf("%-7s %u  %6.0f  %6.0f  %6.0f  %6.0f  %6.0f    %4.2f    %4.2f  %5.2f  %5.0f\n", what, threads, s.merge, s.cp, s.bare, s.sha,
+              limit, s.merge / limit, s.merge / s.cp, s.cpu, s.peak);
+  std::fflush(stdout);
+}
+
 int Run(const Flags& flags) {
   Bench b;
   b.flags = flags;
   b.root = flags.dir + "/holdfast-bench-merge-" + std::to_string(getpid());
   std::filesystem::create_directories(b.root);
   const double made = Seconds([&] { b.Fabricate(); });
-  Forget(b.root + "/run");
-  ResetPeak();
-  uint64_t bytes = 0;
-  const double cpu_before = CpuSeconds();
-  const double merge = Seconds([&] { bytes = b.Merge(); });
-  const double cpu = CpuSeconds() - cpu_before;
-  const double peak = PeakMb();
-  Forget(b.root + "/out");
-  const double cp = Seconds([&] { Cp(b.root + "/out", b.root + "/copy"); });
-  const double mb = static_cast<double>(bytes) / 1e6;
-  std::printf(
-      "fabricated %.2f GB in %.1f s\nmerge  %7.1f MB/s  (%.2f s, %u threads, %.2f s of CPU, peak "
-      "memory %.0f MB)\ncp     %7.1f MB/s  (%.2f s, with fsync)\n"
-      "ratio  %.2f\n",
-      mb / 1e3, made, mb / merge, merge, flags.threads, cpu, peak, mb / cp, cp, cp / merge);
+  const double raw = static_cast<double>(OutputBytes(PlanOutput(b.plan, b.job.shard_bytes)));
+  const double hashes = 1 + static_cast<double>(b.stored_bytes) / raw;  // of each byte of the output
+  std::printf("%s: fabricated %.2f GB in %.1f s; load %.1f; each byte is hashed %.2f times\n"
+              "MB/s:  cores  merge  cp+fs   disk  SHA-256  limit  of limit  of cp  cpu s/GB  peak MB\n",
+              flags.dir.c_str(), raw / 1e9, made, Load(), hashes);
+  std::map<uint32_t, std::vector<Sample>> samples;
+  for (int round = 1; round <= flags.rounds; ++round) {
+    for (const uint32_t threads : flags.threads) {
+      samples[threads].push_back(Measure(&b, threads));
+      Print(("round " + std::to_string(round)).c_str(), b, samples[threads].back(), threads, hashes);
+    }
+  }
+  for (const auto& [threads, all] : samples) {
+    Print("median", b, {Median(all, &Sample::merge), Median(all, &Sample::cp), Median(all, &Sample::bare), Median(all, &Sample::sha),
+                        Median(all, &Sample::cpu), Median(all, &Sample::peak)}, threads, hashes);
+  }
+  std::printf("load %.1f\n", Load());
   std::filesystem::remove_all(b.root);
   return 0;
+}
+
+std::vector<uint32_t> Numbers(const std::string& text) {
+  std::vector<uint32_t> numbers;
+  for (size_t at = 0; at < text.size(); at = std::min(text.size(), text.find(',', at)) + 1)
+    numbers.push_back(static_cast<uint32_t>(std::atoi(text.c_str() + at)));
+  return numbers;
 }
 
 }  // namespace
@@ -290,7 +411,8 @@ int main(int argc, char** argv) {
     if (flag == "--gb") flags.gb = std::atof(argv[i + 1]);
     if (flag == "--shard-gb") flags.shard_gb = std::atof(argv[i + 1]);
     if (flag == "--dir") flags.dir = argv[i + 1];
-    if (flag == "--threads") flags.threads = static_cast<uint32_t>(std::atoi(argv[i + 1]));
+    if (flag == "--rounds") flags.rounds = std::atoi(argv[i + 1]);
+    if (flag == "--threads") flags.threads = holdfast::Numbers(argv[i + 1]);
   }
   return holdfast::Run(flags);
 }

@@ -8,10 +8,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cerrno>
+#include <random>
+#include <thread>
 
 #include "export/merge/chunk_stream.h"
+#include "export/merge/lanes.h"
 #include "export/merge/metadata.h"
+#include "export/merge/paged_writer.h"
 #include "tests/export/export_run.h"
 
 namespace holdfast {
@@ -68,6 +73,8 @@ std::vector<std::string> Hidden(FileSystem& fs) {
   }
   return hidden;
 }
+
+void FinishAndCompare(Ready* r, const std::string& where);
 
 TEST(Merge, WritesEverything) {
   std::vector<std::string> names;
@@ -137,6 +144,22 @@ TEST(Merge, TheCopyOfARunWritesInAStagingOfItsOwn) {
   ASSERT_TRUE(ours.ok() && theirs.ok());
   EXPECT_NE(*ours, *theirs);
   EXPECT_EQ(*ours, *StagingPrefix(r.fs, r.run.layout(), r.run.job()));
+}
+
+// The stop arrives while files are being written: what is finished by then is kept, and the next claim takes it over.
+TEST(Merge, StopsInTheMiddleOfAFile) {
+  for (const uint32_t threads : {1u, 2u, 6u}) {
+    Ready r(threads);
+    std::atomic<bool> stop{false};
+    r.fs.SetHook([&](const std::string& op, const std::string& path) -> Status {
+      if (op == "append" && path.ends_with("model-00002-of-00002.safetensors")) stop = true;
+      return OkStatus();
+    });
+    EXPECT_EQ(r.run.Merge(threads, &stop).code(), ErrorCode::kStopped);
+    r.fs.SetHook(nullptr);
+    EXPECT_FALSE(*r.fs.Exists("/w/out"));
+    FinishAndCompare(&r, "stopped with " + std::to_string(threads) + " threads");
+  }
 }
 
 TEST(Merge, SecondRunAnswersTheSame) {
@@ -215,10 +238,9 @@ TEST(MergeCrash, TwiceInARow) {
 TEST(MergeCrash, FinishedFilesAreNotWrittenAgain) {
   Ready r;
   uint64_t appended = 0;
-  bool died = false;
   r.fs.SetHook([&](const std::string& op, const std::string& path) -> Status {
-    if (path.ends_with("model-00002-of-00002.safetensors") && op == "append") died = true;
-    return died ? Status(ErrnoError(EIO, "dead")) : OkStatus();
+    const bool second = path.ends_with("model-00002-of-00002.safetensors") && op == "append";
+    return second ? Status(ErrnoError(EIO, "broken")) : OkStatus();
   });
   EXPECT_FALSE(r.run.Merge().ok());
   r.fs.SetHook([&](const std::string& op, const std::string& path) -> Status {
@@ -252,10 +274,9 @@ TEST(MergeCrash, UnfinishedFilesOfDeadClaimsGiveTheirSpaceBack) {
 
 TEST(MergeCrash, ADamagedFileOfADeadClaimIsWrittenAgain) {
   Ready r;
-  bool died = false;
   r.fs.SetHook([&](const std::string& op, const std::string& path) -> Status {
-    if (path.ends_with("model-00002-of-00002.safetensors") && op == "append") died = true;
-    return died ? Status(ErrnoError(EIO, "dead")) : OkStatus();
+    const bool second = path.ends_with("model-00002-of-00002.safetensors") && op == "append";
+    return second ? Status(ErrnoError(EIO, "broken")) : OkStatus();
   });
   EXPECT_FALSE(r.run.Merge().ok());
   r.fs.SetHook(nullptr);
@@ -334,6 +355,33 @@ TEST(MergeRefuses, ADamagedPack) {
   EXPECT_FALSE(*r.fs.Exists("/w/out"));
 }
 
+// Wherever the rot is, and however many threads and files are at work: no output, no damaged byte in any file, and the pack is named.
+TEST(MergeRefuses, OneRottenChunk) {
+  for (const uint32_t threads : {1u, 2u, 8u}) {
+    Ready r(threads);
+    RunState state(r.fs, r.run.layout());
+    ASSERT_TRUE(state.Refresh().ok());
+    const PackManifest& pack = state.Layer(threads % 2)->packs[0];
+    const ChunkRef& chunk = pack.chunks[pack.chunks.size() / 2];
+    const std::string name = r.run.layout().Pack(pack.root);
+    const uint64_t at = chunk.offset + chunk.stored_len - 1;
+    r.fs.Corrupt(name, at, 0x01);
+    const auto result = r.run.Merge(threads);
+    EXPECT_EQ(result.code(), ErrorCode::kCorrupt);
+    EXPECT_THAT(result.error().message, testing::AllOf(HasSubstr(name), HasSubstr("jobctl fsck")));
+    EXPECT_FALSE(*r.fs.Exists("/w/out"));
+    for (const std::string& dir : Hidden(r.fs)) {
+      for (const auto& [file, written] : ReadTree(r.fs, "/w/" + dir)) {
+        const Bytes& want = Undisturbed().at(file);
+        ASSERT_LE(written.size(), want.size());
+        EXPECT_TRUE(std::equal(written.begin(), written.end(), want.begin())) << file;
+      }
+    }
+    r.fs.Corrupt(name, at, 0x01);  // back again
+    FinishAndCompare(&r, "rot undone");
+  }
+}
+
 TEST(MergeRefuses, ASidecarThatEscapes) {
   for (const char* name : {"../x", "/etc/x", "a/../b", "", "a//b", "."}) {
     SimFileSystem fs;
@@ -371,45 +419,243 @@ TEST(Manifest, ParsesOnlyItself) {
 
 // ---- the ring ----
 
-TEST(ChunkStream, OrderIsKeptWhateverTheTiming) {
+struct Chunks {
   std::vector<ChunkJob> jobs;
-  for (uint32_t i = 0; i < 500; ++i) jobs.push_back({0, 0, i, 1 + i % 7});
+  explicit Chunks(uint32_t count, uint64_t length = 4) {
+    for (uint32_t i = 0; i < count; ++i) jobs.push_back({0, 0, i, length});
+  }
+  // Streams them; what `sink` and the follower saw, one byte of each chunk, goes to `seen` and `followed`.
+  Status Stream(uint32_t threads, const ChunkReader& read, const std::function<Status()>& proceed = OkStatus) {
+    return StreamChunks(
+        jobs, first_offset, read, threads, proceed,
+        [this](std::span<uint8_t> bytes) {
+          EXPECT_EQ(bytes.size(), jobs[seen.size()].raw_len);
+          seen.push_back(bytes.back());
+          return at_sink == seen.size() ? sink : OkStatus();
+        },
+        [this](ByteSpan bytes) { followed.push_back(bytes.back()); });
+  }
+  uint64_t first_offset = 0;
+  std::vector<uint8_t> seen, followed;
+  size_t at_sink = 0;  // how many chunks the sink takes before it answers `sink`
+  Status sink;
+};
+
+Status FillIn(const ChunkJob& j, std::span<uint8_t> out) {
+  volatile uint32_t spin = (j.chunk * 7919) % 3000;
+  while (spin > 0) spin = spin - 1;
+  std::fill(out.begin(), out.end(), static_cast<uint8_t>(j.chunk));
+  return OkStatus();
+}
+
+TEST(ChunkStream, OrderIsKeptWhateverTheTiming) {
   for (const uint32_t threads : {1u, 3u, 8u, 100u}) {
-    uint32_t next = 0;
-    const auto read = [](const ChunkJob& j, std::span<uint8_t> out) {
-      volatile uint32_t spin = (j.chunk * 7919) % 3000;
-      while (spin > 0) spin = spin - 1;
-      std::fill(out.begin(), out.end(), static_cast<uint8_t>(j.chunk));
-      return OkStatus();
-    };
-    const auto sink = [&](ByteSpan bytes) {
-      EXPECT_EQ(bytes.size(), jobs[next].raw_len);
-      EXPECT_EQ(bytes.back(), static_cast<uint8_t>(next));
-      ++next;
-      return OkStatus();
-    };
-    ASSERT_TRUE(StreamChunks(jobs, read, threads, nullptr, sink).ok());
-    EXPECT_EQ(next, 500u);
+    Chunks chunks(500);
+    for (uint32_t i = 0; i < 500; ++i) chunks.jobs[i].raw_len = 1 + i % 7;
+    ASSERT_TRUE(chunks.Stream(threads, FillIn).ok());
+    ASSERT_EQ(chunks.seen.size(), 500u);
+    for (uint32_t i = 0; i < 500; ++i) ASSERT_EQ(chunks.seen[i], static_cast<uint8_t>(i));
+    EXPECT_EQ(chunks.followed, chunks.seen);
   }
 }
 
-TEST(ChunkStream, ErrorsEndIt) {
-  std::vector<ChunkJob> jobs(100, ChunkJob{0, 0, 0, 4});
-  for (uint32_t i = 0; i < 100; ++i) jobs[i].chunk = i;
-  const auto read = [](const ChunkJob& j, std::span<uint8_t>) {
-    return j.chunk == 40 ? Status(Corrupt("chunk 40")) : OkStatus();
-  };
-  uint32_t seen = 0;
-  const Status s = StreamChunks(jobs, read, 4, nullptr, [&](ByteSpan) {
-    ++seen;
+// So that the file can be written in whole pages without moving a byte.
+TEST(ChunkStream, BytesLieInMemoryAsInThePagesOfTheFile) {
+  Chunks chunks(300);
+  for (uint32_t i = 0; i < 300; ++i) chunks.jobs[i].raw_len = 1 + i * 37 % 9000;
+  uint64_t offset = 1234;
+  const Status s = StreamChunks(
+      chunks.jobs, offset, FillIn, 3, OkStatus,
+      [&](std::span<uint8_t> bytes) {
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(bytes.data()) % kPastCacheAlign, offset % kPastCacheAlign);
+        offset += bytes.size();
+        return OkStatus();
+      },
+      [](ByteSpan) {});
+  EXPECT_TRUE(s.ok());
+}
+
+// Whichever thread meets it, and however far the others are: what came before is handed over, nothing from there on is.
+TEST(ChunkStream, AnErrorInTheMiddleEndsItThere) {
+  for (const uint32_t threads : {1u, 4u}) {
+    Chunks chunks(100);
+    const Status s = chunks.Stream(threads, [](const ChunkJob& j, std::span<uint8_t> out) {
+      return j.chunk >= 40 ? Status(Corrupt("chunk " + std::to_string(j.chunk))) : FillIn(j, out);
+    });
+    EXPECT_EQ(s.code(), ErrorCode::kCorrupt);
+    EXPECT_EQ(s.error().message, "chunk 40");
+    EXPECT_EQ(chunks.seen.size(), 40u);
+    EXPECT_LE(chunks.followed.size(), 40u);
+  }
+  Chunks chunks(100);
+  chunks.at_sink = 7;
+  chunks.sink = Exhausted("full");
+  EXPECT_EQ(chunks.Stream(4, FillIn).code(), ErrorCode::kResourceExhausted);
+  EXPECT_EQ(chunks.seen.size(), 7u);
+  EXPECT_TRUE(Chunks(0).Stream(4, FillIn).ok());
+}
+
+TEST(ChunkStream, StopsWhenItMayNotProceed) {
+  Chunks chunks(1000);
+  std::atomic<bool> stop{false};
+  const Status s = chunks.Stream(
+      3,
+      [&](const ChunkJob& j, std::span<uint8_t> out) {
+        if (j.chunk == 20) stop = true;
+        return FillIn(j, out);
+      },
+      [&]() -> Status { return stop ? Status(Stopped("asked")) : OkStatus(); });
+  EXPECT_EQ(s.code(), ErrorCode::kStopped);
+  EXPECT_LE(chunks.seen.size(), 20u);
+}
+
+TEST(ChunkStream, MemoryThatRunsOutOnAThreadIsAnError) {
+  Chunks chunks(50);
+  const Status s = chunks.Stream(2, [](const ChunkJob& j, std::span<uint8_t> out) -> Status {
+    if (j.chunk == 30) throw std::bad_alloc();
+    return FillIn(j, out);
+  });
+  EXPECT_EQ(s.code(), ErrorCode::kResourceExhausted);
+}
+
+// However slow the disk is: no chunk is decoded before a buffer of the ring is free.
+TEST(ChunkStream, DecodesNoFurtherAheadThanItsRing) {
+  for (const uint32_t threads : {1u, 2u, 16u}) {
+    Chunks chunks(200);
+    std::atomic<uint32_t> begun{0}, ahead{0}, taken{0};
+    const Status s = StreamChunks(
+        chunks.jobs, 0,
+        [&](const ChunkJob& j, std::span<uint8_t> out) {
+          const uint32_t now = ++begun - taken;
+          for (uint32_t seen = ahead; seen < now && !ahead.compare_exchange_weak(seen, now);) {}
+          return FillIn(j, out);
+        },
+        threads, OkStatus,
+        [&](std::span<uint8_t>) {
+          std::this_thread::yield();
+          ++taken;
+          return OkStatus();
+        },
+        [](ByteSpan) {});
+    ASSERT_TRUE(s.ok());
+    EXPECT_LE(ahead, kDecodeThreadsMax + kSpareBuffers);
+  }
+}
+
+// ---- pages ----
+
+TEST(PagedWriter, AppendsWholePagesAndLosesNothing) {
+  SimFileSystem fs;
+  std::vector<uint64_t> lengths;
+  Bytes want;
+  const auto file = fs.Create("/f", 0644);
+  PagedWriter pages(**file);
+  size_t ragged = 0;
+  fs.SetHook([&](const std::string& op, const std::string&) -> Status {
+    if (op == "append") ++ragged;
     return OkStatus();
   });
-  EXPECT_EQ(s.code(), ErrorCode::kCorrupt);
-  EXPECT_EQ(seen, 40u);
-  EXPECT_EQ(StreamChunks(jobs, read, 4, nullptr, [](ByteSpan) { return Status(Exhausted("full")); })
-                .code(),
-            ErrorCode::kResourceExhausted);
-  EXPECT_TRUE(StreamChunks({}, read, 4, nullptr, nullptr).ok());
+  std::mt19937 random(5);
+  for (int i = 0; i < 400; ++i) {
+    Bytes piece(random() % (i % 3 == 0 ? 20000 : 60));
+    for (uint8_t& b : piece) b = static_cast<uint8_t>(random());
+    ASSERT_TRUE(pages.AppendCopy(piece).ok());
+    want.insert(want.end(), piece.begin(), piece.end());
+    EXPECT_EQ(fs.Stat("/f")->size % kPastCacheAlign, 0u);
+  }
+  ASSERT_TRUE(pages.Finish().ok());
+  EXPECT_EQ(pages.offset(), want.size());
+  EXPECT_TRUE(*fs.ReadFile("/f") == want);
+}
+
+// ---- lanes ----
+
+struct LaneLog {
+  std::mutex mutex;  // guards the rest
+  std::vector<uint32_t> streamed, settled, committed;
+  uint32_t at_once = 0, most_at_once = 0;
+  std::atomic<uint32_t> progress{0};
+  std::function<Status(uint32_t)> stream = [](uint32_t) { return OkStatus(); };
+  std::function<Status(uint32_t)> commit = [](uint32_t) { return OkStatus(); };
+
+  Lanes::Steps Steps() {
+    return {.stream = [this](uint32_t i) {
+              {
+                const std::lock_guard<std::mutex> lock(mutex);
+                streamed.push_back(i);
+                most_at_once = std::max(most_at_once, ++at_once);
+              }
+              Status s = stream(i);
+              const std::lock_guard<std::mutex> lock(mutex);
+              --at_once;
+              return s;
+            },
+            .settle = [this](uint32_t i) {
+              const std::lock_guard<std::mutex> lock(mutex);
+              settled.push_back(i);
+              return OkStatus();
+            },
+            .commit = [this](uint32_t i) {
+              {
+                const std::lock_guard<std::mutex> lock(mutex);
+                EXPECT_NE(std::find(settled.begin(), settled.end(), i), settled.end());
+                committed.push_back(i);
+              }
+              return commit(i);
+            },
+            .progress = [this] { ++progress; }};
+  }
+};
+
+TEST(Lanes, EveryFileGoesThroughEveryStepOnce) {
+  for (const uint32_t lanes : {0u, 1u, 3u, 8u}) {
+    LaneLog log;
+    const auto caller = std::this_thread::get_id();
+    log.commit = [&](uint32_t) {
+      EXPECT_EQ(std::this_thread::get_id(), caller);
+      return OkStatus();
+    };
+    Lanes all(lanes, 20, log.Steps());
+    ASSERT_TRUE(all.Run().ok());
+    std::vector<uint32_t> every(20);
+    for (uint32_t i = 0; i < 20; ++i) every[i] = i;
+    EXPECT_EQ(log.streamed.size(), 20u);
+    EXPECT_LE(log.most_at_once, std::max(1u, lanes));
+    EXPECT_THAT(log.committed, testing::UnorderedElementsAreArray(every));
+    if (lanes == 0) { EXPECT_EQ(log.committed, every); }
+  }
+}
+
+// Work that is done is kept: a file past its stream is committed although another one failed.
+TEST(Lanes, AFailedStreamEndsTheOthersAndKeepsWhatIsDone) {
+  LaneLog log;
+  Lanes* lanes = nullptr;
+  log.stream = [&](uint32_t i) -> Status {
+    if (i < 3) return OkStatus();
+    if (i == 4) return Corrupt("file 4");
+    while (!lanes->failed()) std::this_thread::yield();
+    return Stopped("another failed");
+  };
+  Lanes two(2, 50, log.Steps());
+  lanes = &two;
+  EXPECT_EQ(two.Run().error().message, "file 4");
+  EXPECT_THAT(log.committed, testing::UnorderedElementsAre(0, 1, 2));
+  EXPECT_LE(log.streamed.size(), 5u);
+}
+
+TEST(Lanes, NothingIsCommittedBehindAFailedCommit) {
+  LaneLog log;
+  log.commit = [](uint32_t) -> Status { return Error{ErrorCode::kFenced, "a newer claim"}; };
+  Lanes lanes(3, 50, log.Steps());
+  EXPECT_EQ(lanes.Run().code(), ErrorCode::kFenced);
+  EXPECT_EQ(log.committed.size(), 1u);
+}
+
+TEST(Lanes, MemoryThatRunsOutInALaneIsAnError) {
+  LaneLog log;
+  log.stream = [](uint32_t) -> Status { throw std::bad_alloc(); };
+  Lanes lanes(2, 5, log.Steps());
+  EXPECT_EQ(lanes.Run().code(), ErrorCode::kResourceExhausted);
 }
 
 }  // namespace

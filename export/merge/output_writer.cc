@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "export/merge/output_writer.h"
+
+#include <utility>
+
+#include "ledger/base/fail_point.h"
+
+namespace holdfast {
+namespace {
+
+constexpr uint64_t kFlushBytes =
+    8u << 20;  // in the page cache, write-back starts and clean pages go at this step: the disk is never idle
+constexpr uint64_t kReportBytes = 64u << 20;  // of progress
+
+}  // namespace
+
+// Chunks in the byte order of the file, checked against its layout before anything is written.
+Result<std::vector<ChunkJob>> OutputWriter::Chunks() const {
+  std::vector<ChunkJob> jobs;
+  for (size_t i = 0; i < file_.layout.tensors.size(); ++i) {
+    const TensorInfo& want = file_.layout.tensors[i];
+    const uint32_t unit = file_.units[i];
+    const StoredTensor* t = units_.Find(unit, want.name);
+    if (t == nullptr)
+      return Corrupt("unit " + std::to_string(unit) + " was evicted without tensor " + want.name);
+    uint64_t bytes = 0;
+    for (const StoredTensor::Piece& p : t->pieces) {
+      jobs.push_back({unit, p.pack, p.chunk, units_.RawLen(unit, p)});
+      bytes += jobs.back().raw_len;
+    }
+    if (t->dtype != want.dtype || t->shape != want.shape || bytes != want.bytes) {
+      return Corrupt("tensor " + want.name +
+                     " was evicted with another dtype, shape or length than the plan has");
+    }
+  }
+  return jobs;
+}
+
+Result<Digest> OutputWriter::Stream() {
+  HOLDFAST_ASSIGN(const std::vector<ChunkJob> jobs, Chunks());
+  HOLDFAST_ASSIGN(out_, staging_.NewFile(file_.name));
+  cached_ = !GoPastCache(*out_);
+  pages_ = std::make_unique<PagedWriter>(*out_);
+  Sha256Hasher hasher;
+  hasher.Update(file_.layout.header);
+  HOLDFAST_TRY(pages_->AppendCopy(file_.layout.header));
+  HOLDFAST_TRY(Written());
+  const ChunkReader read = [this](const ChunkJob& job, std::span<uint8_t> bytes) {
+    return units_.Read(job.unit, job.pack, job.chunk, bytes);
+  };
+  const ChunkSink write = [this](std::span<uint8_t> bytes) -> Status {
+    HOLDFAST_TRY(pages_->Append(bytes));
+    return Written();
+  };
+  HOLDFAST_TRY(StreamChunks(jobs, pages_->offset(), read, options_.threads, options_.proceed, write,
+                            [&](ByteSpan bytes) { hasher.Update(bytes); }));
+  HOLDFAST_TRY(pages_->Finish());
+  options_.on_written(pages_->offset() - reported_);
+  return hasher.Finish();
+}
+
+// Behind every write.
+Status OutputWriter::Written() {
+  const uint64_t done = pages_->offset();
+  if (done >= file_.layout.file_size / 2 && !std::exchange(halfway_, true))
+    HOLDFAST_TRY(FailPoint("merge.file", file_.name));
+  if (cached_ && done - flushed_ >= kFlushBytes) {
+    out_->DropCache();
+    flushed_ = done;
+  }
+  if (done - reported_ >= kReportBytes)
+    options_.on_written(done - std::exchange(reported_, done));
+  return OkStatus();
+}
+
+Status OutputWriter::Settle() {
+  HOLDFAST_TRY(out_->Sync());
+  out_->DropCache();
+  return out_->Close();
+}
+
+}  // namespace holdfast
