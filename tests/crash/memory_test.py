@@ -3,6 +3,7 @@
 """Real OOM kills.
 
   memory_test.py window   the whole run in a memory cgroup that is too small for several samples in flight
+  memory_test.py layers   the whole run in a memory cgroup that is too small for all layers at once
   memory_test.py phases   in each of load, calibrate, evict and merge the memory is gone all of a sudden; once for one life, once for good
 
 The kernel must kill a worker (not jobctl), the supervisor must call it by its name and restart one step smaller, or stop with advice where that
@@ -48,43 +49,62 @@ def make_group(limit):
         return None
 
 
+def under_limits(w, limits, args, whole_args, wanted):
+    """Runs under one limit after the other until some run suffers OOM kills, says `wanted` and finishes all the same."""
+    for limit in limits:
+        group = make_group(limit)
+        if group is None:
+            print("SKIPPED: no writable memory cgroup")
+            return None
+        name = f"oom{limit}"
+        try:
+            p = subprocess.run(["/bin/sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *w.args(name, *args)],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=280)
+        finally:
+            try:
+                os.rmdir(group)
+            except OSError:
+                pass
+        ooms = p.stderr.count("worker died (out of memory")
+        print(f"limit {limit >> 20} MiB: exit {p.returncode}, {ooms} OOM kills")
+        if p.returncode == 0 and wanted in p.stderr:
+            assert ooms > 0, p.stderr
+            w.assert_golden(name)
+            w.fsck(name)
+            status = h.run([h.JOBCTL, "status", w.path(name) + ".run", "--json"], check=0).stdout
+            assert "out_of_memory" in status, status
+            return ooms, limit
+        if p.returncode != 0:
+            assert p.returncode in (1, 75), f"exit {p.returncode}: {p.stderr[-2000:]}"
+            h.run(w.args(name, *whole_args), check=0)  # nothing is lost: without the limit it finishes
+            w.assert_golden(name)
+        w.drop(name)
+    raise AssertionError("no limit led to an OOM kill and a finish")
+
+
 def window():
     with h.Workspace("memory", layers=4, hidden=256, ffn=1024, heads=8, kv=4, vocab=512) as w:
         # Long sequences: attention scores make samples in flight expensive beside the small weights.
         h.make_tokens(w.calib, samples=12, length=2048, vocab=512)
         w.make_golden("--threads", "1", "--seq-len", "2048")
         # Find a limit that kills eight samples at a time and lets one through: start generous, come down.
-        for limit in [int(os.environ["HOLDFAST_OOM_LIMIT"])] if "HOLDFAST_OOM_LIMIT" in os.environ else [x << 20 for x in (420, 360, 320, 280, 250, 225, 200)]:
-            group = make_group(limit)
-            if group is None:
-                print("SKIPPED: no writable memory cgroup")
-                return 77
-            name = f"oom{limit}"
-            args = w.args(name, "--threads", "8", "--seq-len", "2048", "--memory", "64G")
-            try:
-                p = subprocess.run(["/bin/sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *args],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=280)
-            finally:
-                try:
-                    os.rmdir(group)
-                except OSError:
-                    pass
-            ooms = p.stderr.count("worker died (out of memory")
-            print(f"limit {limit >> 20} MiB: exit {p.returncode}, {ooms} OOM kills")
-            if p.returncode == 0 and ooms > 0:
-                assert "one step smaller" in p.stderr, p.stderr
-                w.assert_golden(name)
-                w.fsck(name)
-                status = h.run([h.JOBCTL, "status", w.path(name) + ".run", "--json"], check=0).stdout
-                assert "out_of_memory" in status, status
-                print(f"memory_test window: {ooms} OOM kills under {limit >> 20} MiB, restarted smaller, same bytes")
-                return 0
-            if p.returncode != 0:
-                assert p.returncode in (1, 75), f"exit {p.returncode}: {p.stderr[-2000:]}"
-                h.run(w.args(name, "--threads", "1", "--seq-len", "2048"), check=0)  # nothing is lost: without the limit it finishes
-                w.assert_golden(name)
-            w.drop(name)
-        raise AssertionError("no limit led to an OOM kill and a finish")
+        limits = [int(os.environ["HOLDFAST_OOM_LIMIT"])] if "HOLDFAST_OOM_LIMIT" in os.environ else [x << 20 for x in (420, 360, 320, 280, 250, 225, 200)]
+        found = under_limits(w, limits, ["--threads", "8", "--seq-len", "2048", "--memory", "64G"], ["--threads", "1", "--seq-len", "2048"], "one step smaller")
+    if found is None:
+        return 77
+    print(f"memory_test window: {found[0]} OOM kills under {found[1] >> 20} MiB, restarted smaller, same bytes")
+    return 0
+
+
+def layers():
+    with h.Workspace("memory-layers", layers=8, hidden=1024, ffn=4096, heads=8, kv=4, vocab=256) as w:
+        h.make_tokens(w.calib, samples=3, length=64, vocab=256)     # 30 MB of weights a layer, and next to nothing beside them
+        w.make_golden("--threads", "1")
+        found = under_limits(w, [x << 20 for x in (360, 320, 280, 240, 210)], ["--threads", "1", "--memory", "64G"], ["--threads", "1"], "layers at once")
+    if found is None:
+        return 77
+    print(f"memory_test layers: {found[0]} OOM kills under {found[1] >> 20} MiB, came back with fewer resident layers, same bytes")
+    return 0
 
 
 class Group:
@@ -201,6 +221,7 @@ def phases():
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
-    if what not in ("window", "phases"):
+    modes = {"window": window, "layers": layers, "phases": phases}
+    if what not in modes:
         sys.exit(__doc__)
-    sys.exit(window() if what == "window" else phases())
+    sys.exit(modes[what]())

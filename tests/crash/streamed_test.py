@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A stage larger than its memory, streamed in groups of layers: the bytes are those of a resident run, whatever is killed.
+
+  streamed_test.py sizes            one, two, ... layers at once; the cuts between groups are gone in the end
+  streamed_test.py kills [N [SEED]] N kills at random instants, of a worker or of jobctl; each attempt has memory for another number of layers
+  streamed_test.py points [N]       each kind of fail-point that a streamed run passes (N of them), as in fail_points_test.py
+  streamed_test.py lost             cuts that are still needed disappear between two attempts: they are made again
+"""
+import glob
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import fail_points_test
+import harness as h
+
+LAYERS, HIDDEN, FFN, HEADS, KV = 6, 64, 128, 4, 2
+THREADS = ["--threads", "1"]
+
+
+class Streamed(h.Workspace):
+    """A model of LAYERS layers, and how much memory so many of them need."""
+
+    def __init__(self, name):
+        super().__init__(name, layers=LAYERS, hidden=HIDDEN, ffn=FFN, heads=HEADS, kv=KV)
+        refused = h.run(self.args("none", *THREADS, "--memory", "1M"), check=2).stderr
+        self.floor = int(re.search(r"at least .*?\((\d+) bytes\)", refused)[1])
+        linears = HIDDEN * (HIDDEN + 2 * HIDDEN * KV // HEADS) + HIDDEN * HIDDEN + 3 * HIDDEN * FFN
+        self.layer = 2 * (linears + 2 * HIDDEN)
+
+    def memory(self, layers):
+        """So that this many are resident at once (all: also a few samples more in flight)."""
+        return [*THREADS, "--memory", str(self.floor + (layers - 1) * self.layer)] if layers < LAYERS else THREADS
+
+    def cuts(self, name):
+        """Packs on disk beside those of the evicted layers."""
+        status = json.loads(h.run([h.JOBCTL, "fsck", self.path(name) + ".run", "--json"], check=0).stdout)
+        return len(glob.glob(self.path(name) + ".run/pack/*/*.pack")), status
+
+
+def sizes():
+    with Streamed("sizes") as w:
+        w.make_golden(*THREADS)
+        whole, _ = w.cuts("golden")
+        for layers in range(1, LAYERS):
+            name = f"l{layers}"
+            said = h.run(w.args(name, *w.memory(layers)), check=0).stderr
+            assert f"streamed {max(1, layers // 2)} at a time" in said, said
+            w.assert_golden(name)
+            w.fsck(name)
+            left, _ = w.cuts(name)
+            assert left == whole, f"{layers} layers at once: {left} packs are left, {whole} after a resident run"
+    print(f"streamed_test sizes: 1 to {LAYERS - 1} of {LAYERS} layers at once, same bytes, no cut left")
+
+
+def one_attempt(w, args, rng, whole):
+    """Runs until it ends or something is killed: (kills, exit status or None, words)."""
+    p = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    time.sleep(rng.uniform(0, whole * rng.choice([0.5, 1.0, 1.5])))
+    workers, kills = h.children(p.pid), 0
+    if workers and rng.random() < 0.5:
+        kills += h.kill(rng.choice(workers))
+        time.sleep(rng.uniform(0, whole / 2))
+    if rng.random() < 0.6 and p.poll() is None:
+        workers = h.children(p.pid)
+        kills += h.kill(p.pid)
+        p.communicate()
+        h.assert_no_orphans(workers)
+        return kills, None, ""
+    said = p.communicate(timeout=300)[1]
+    return kills, p.returncode, said
+
+
+def kills(budget, seed):
+    rng = random.Random(seed)
+    done = runs = 0
+    with Streamed("streamed") as w:
+        w.make_golden(*THREADS)
+        begin = time.time()
+        h.run(w.args("timed", *w.memory(1)), check=0)
+        whole = time.time() - begin
+        w.drop("timed")
+        while done < budget:
+            name, sizes_used = f"r{runs}", []
+            for _ in range(1000):
+                sizes_used.append(rng.randint(1, LAYERS))
+                killed, status, said = one_attempt(w, w.args(name, *w.memory(sizes_used[-1])), rng, whole)
+                done += killed
+                h.assert_no_half_output(w.path(name))
+                if status is not None:
+                    break
+            assert status == 0, f"seed {seed}, run {runs}, layers at once {sizes_used}: exit {status}\n{said[-3000:]}"
+            w.assert_golden(name)
+            w.fsck(name)
+            w.drop(name)
+            runs += 1
+    print(f"streamed_test kills: {done} kills in {runs} streamed runs, each attempt with another number of layers at once (seed {seed}), same bytes")
+
+
+def points(budget):
+    with Streamed("streamed-points") as w:
+        w.make_golden(*THREADS)
+        fail_points_test.STAGES = w.memory(2)
+        tally = fail_points_test.singles(w, random.Random(1), budget, os.cpu_count())
+    print(f"streamed_test points: {tally.text()}; every run ended in the same bytes")
+
+
+def lost():
+    rng = random.Random(7)
+    with Streamed("lost-cuts") as w:
+        w.make_golden(*THREADS)
+        for group, repair in ((2, True), (2, False), (3, True), (3, False)):
+            name = f"g{group}{repair}"
+            # The worker stops for good in the middle of its second, or third, group of two layers, and jobctl with it.
+            point = f"compute.sample@3:{group}=pause"
+            p = subprocess.Popen(w.args(name, *w.memory(4)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "HOLDFAST_FAIL": point})
+            deadline = time.monotonic() + 120
+            while not any(h.state(c) == "T" for c in h.children(p.pid)):
+                assert time.monotonic() < deadline and p.poll() is None, "the worker does not come there"
+                time.sleep(0.02)
+            for victim in [p.pid, *h.children(p.pid)]:
+                h.kill(victim, signal.SIGKILL)
+            p.wait()
+            packs = sorted(glob.glob(w.path(name) + ".run/pack/*/*.pack"), key=os.path.getmtime)
+            gone = rng.sample(packs, len(packs) // 2)
+            assert gone, "no pack is there yet"
+            for pack in gone:
+                os.rename(pack, w.path(os.path.basename(pack)))
+            found = h.run([h.JOBCTL, "fsck", w.path(name) + ".run"]).stdout
+            assert "F050" in found and "the cut of sample" in found, found
+            if repair:
+                h.run([h.JOBCTL, "fsck", w.path(name) + ".run", "--repair"])
+            else:                                   # a worker notices itself what cuts are gone; evicted layers are for fsck
+                for pack in gone:
+                    if re.search(os.path.basename(pack) + ".*unit", found):
+                        os.rename(w.path(os.path.basename(pack)), pack)
+            h.run(w.args(name, *w.memory(4)), check=0)
+            w.assert_golden(name)
+            w.fsck(name)
+    print("streamed_test lost: half of all packs gone in the middle, four times: made again, same bytes")
+
+
+if __name__ == "__main__":
+    what, rest = (sys.argv[1] if len(sys.argv) > 1 else ""), [int(x) for x in sys.argv[2:]]
+    if what == "kills":
+        kills(rest[0] if rest else 8, rest[1] if len(rest) > 1 else random.SystemRandom().randrange(1 << 30))
+    elif what == "points":
+        points(rest[0] if rest else None)
+    elif what in ("sizes", "lost"):
+        {"sizes": sizes, "lost": lost}[what]()
+    else:
+        sys.exit(__doc__)
