@@ -173,6 +173,7 @@ Status NodeDaemon::Turn() {
   looked_ns_ = clock_.MonotonicNs();
   const Status looked = board_->Look();
   draining_ = board_->Drained(options_.name);
+  supervisor_->Poll(0);   // what tasks said before they committed what was just read
   if (looked.ok()) tasks_->Reconcile(board_->Active(), !draining_);
   const std::string trouble = !looked.ok() ? looked.error().message : !mine.ok() ? mine.error().message : "";
   if (trouble != trouble_ && !trouble.empty()) log_.Say("the shared directory gives trouble, trying on: " + trouble);

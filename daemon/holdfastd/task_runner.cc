@@ -19,6 +19,16 @@ std::string What(const StagePlan& plan, bool merge) {
   return "stage " + std::to_string(plan.stage.value) + " (layers " + std::to_string(plan.first_layer) + "-" + std::to_string(plan.last_layer - 1) + ")";
 }
 
+// Of the claim that follows on a life that ended without a release. One that the user ended, by a retry, is a resume.
+const char* ReasonAfter(TaskState ended) {
+  switch (ended) {
+    case TaskState::kNoSpace: return "no space";
+    case TaskState::kFenced:
+    case TaskState::kStopped: return "stopped";
+    default: return "resume";
+  }
+}
+
 }  // namespace
 
 // A task's state as the others know it: running ones say so themselves.
@@ -113,8 +123,9 @@ void TaskRunner::StopOthers(const std::vector<Wish>& wanted) {
       if (t->state == TaskState::kFenced && t->error) {   // it was given away while this node was out of reach
         log_.Say(job_ids_[t->spec.key], What(t->spec.plan, t->spec.key.merge) + ": fenced: " + t->error->message + "; this node offers itself for new work");
       }
+      ended_[t->spec.key] = ReasonAfter(t->state);
       gone.push_back(t->spec.key);
-    } else if (!t->stopping && t->view.phase != "seal") {
+    } else if (!t->stopping && t->view.phase != "seal" && t->view.phase != "done") {   // those end by themselves, and may be why it is not wanted
       log_.Say(job_ids_[t->spec.key], What(t->spec.plan, t->spec.key.merge) + " is not this node's any more (or has to wait): draining its worker");
       supervisor_.Stop(t->spec.key);
     }
@@ -147,6 +158,7 @@ void TaskRunner::Learn(const std::vector<Wish>& wanted) {
                             (t->state == TaskState::kFenced ? "; this node offers itself for new work"
                              : t->state == TaskState::kNoSpace ? "; trying again in 30 s: make room" : ""));
     setbacks_.emplace(w.key, std::move(s));
+    ended_[w.key] = ReasonAfter(t->state);
     supervisor_.Forget(w.key);
   }
 }
@@ -180,7 +192,8 @@ void TaskRunner::Launch(const Wish& w, uint64_t reserve) {
     const auto known = state.stages().find(w.plan.stage);
     if (known != state.stages().end() && !known->second.claims.empty()) {
       const bool mine = known->second.claims.back().node == options_.node, open = !known->second.stream.released;
-      spec.reason = mine && open ? "holdfastd died" : mine || !state.assignment() ? "resume" : state.assignment()->why;
+      const auto ended = ended_.find(w.key);
+      spec.reason = mine && open ? ended == ended_.end() ? "holdfastd died" : ended->second : mine || !state.assignment() ? "resume" : state.assignment()->why;
     }
   }
   if (const Status started = supervisor_.Start(spec); !started.ok()) return log_.Say(w.job->id, started.error().message);

@@ -73,6 +73,7 @@ class TaskRunner {
   std::map<TaskKey, Setback> setbacks_;
   std::vector<TaskBeat> beats_;      // of the latest Reconcile; what runs is read off the supervisor
   std::map<TaskKey, std::string> job_ids_;
+  std::map<TaskKey, std::string> ended_;   // why a life that this daemon saw ended may have left its stream claimed; of the claim that follows
 };
 
 }  // namespace holdfast

@@ -27,7 +27,7 @@ struct WorkerReport {
   Kind kind = Kind::kProgress;
   uint16_t stage = 0;
   uint32_t attempt = 0;
-  std::string phase;                 // "start", "load", "calibrate", "evict", "waiting" (for a sample to be left out), "seal", "merge"
+  std::string phase;                 // "start", "load", "calibrate", "evict", "waiting" (for a sample to be left out), "seal", "merge", "done" (merged: only records are missing)
   uint64_t samples_done = 0, samples_total = 0;
   uint64_t commits = 0;              // results made durable since this process began: samples (through a group of layers), units
   uint64_t tries = 0;                // of samples alone, in all lives so far, where that tells (TriesThatCount)

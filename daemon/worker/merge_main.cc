@@ -82,6 +82,8 @@ class MergeJob {
       Send();
     };
     HOLDFAST_ASSIGN(const Digest manifest, RunMerge(fs_, state_, writer, merge));
+    report_.phase = "done";   // before the record that says so to everybody: nobody needs to ask this process to stop
+    Send();
     HOLDFAST_TRY(state_.Refresh());
     if (!state_.done()) {
       auto phases = args_.phase_ms;
@@ -93,7 +95,8 @@ class MergeJob {
       HOLDFAST_ASSIGN(done.report, BuildReport(state_, phases, peak));
       HOLDFAST_TRY(writer.Append({MakeControl({.cls = RecordClass::kDone}, done.ToJson())}));
     }
-    return writer.ReleaseStream("done");
+    (void)writer.ReleaseStream("done");   // the job is done without it, too; whoever ended it may have swept our private directory already
+    return OkStatus();
   }
 
   FileSystem& fs_;

@@ -16,6 +16,7 @@
   cluster_test.py zmqoff            nodes that never hear each other finish through the directory
   cluster_test.py refuse            bad input: a clear line, nothing lost
   cluster_test.py skip              samples that end workers on two nodes are left out, also when the coordinator dies meanwhile
+  cluster_test.py words             a stage waits for space, a merge outlives its job: the log gives the true reasons
   cluster_test.py nosource          a node does not have the source: it says so, the others do its part (77: no privileges)
   cluster_test.py oom               a worker is OOM-killed in a memory cgroup (77: none here)
 
@@ -569,6 +570,36 @@ def skip():
     print("cluster_test skip: two samples left out by one coordinator and by its successor, and a budget that was too small")
 
 
+def words():
+    """What a log says of a stage that waited for space, and of a merge that is still there when its job is done."""
+    with Cluster("words", layers=4) as c:
+        c.golden()
+        trace = c.w.path("trace")
+        n1 = c.node("n1", env={"HOLDFAST_FAIL_TRACE": trace, "HOLDFAST_FAIL": "publish.P2@stage.00:4=enospc"})
+        c.wait_spoken(n1)
+        job = c.submit("a", "--shard-layers", "2,2")
+        done = c.wait_job(job)
+        n1.wait_said(r"stage 0 .*; trying again in 30 s: make room")
+        assert [claim["reason"] for claim in done["stages"][0]["claims"]] == ["start", "no space"], done["stages"][0]
+        c.assert_same(job, "a")
+        n1.kill()
+        with open(trace) as f:
+            commits = sum(line.endswith(" publish.P6@merge\n") for line in f)
+        # It stands still right behind its last word but one: the job is done, and its release is not said yet.
+        n1.env = {"HOLDFAST_FAIL": f"publish.P6@merge:{commits - 1}=pause"}
+        n1.start()
+        job = c.submit("b", "--shard-layers", "2,2")
+        c.wait_job(job)
+        said = len(n1.said())
+        c.wait_job(c.submit("c"))   # the daemon goes on beside it, and looks again and again
+        for p in n1.workers():
+            h.kill(p, signal.SIGCONT)
+        c.assert_same(job, "b")
+        assert "not this node's any more" not in n1.said(), n1.said()[said - 2000:]
+        ch.wait_for("the merge to end", lambda: not n1.workers())
+    print("cluster_test words: a stage that waited for space says so, a merge that is done is left alone, same bytes")
+
+
 def nosource():
     if os.geteuid() != 0:
         print("SKIPPED: hiding a directory from a node needs root")
@@ -624,7 +655,7 @@ def oom():
         raise AssertionError("no limit led to an OOM kill and a finish")
 
 
-MODES = {f.__name__: f for f in (golden, lost, back, netns, allnodes, queue, renames, twins, drain, zmqoff, refuse, skip, nosource, oom)}
+MODES = {f.__name__: f for f in (golden, lost, back, netns, allnodes, queue, renames, twins, drain, zmqoff, refuse, skip, words, nosource, oom)}
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
