@@ -8,6 +8,7 @@
   --seed S, --jobs J (runs at a time; default: the number of cores)
 
 The places are not listed here: an undisturbed run says where it passes (HOLDFAST_FAIL_TRACE), so a new fail-point is tested from its first day.
+Those that only a run with a poison sample passes, it says: blames and omissions (each in every form), and the commits of workers' later lives.
 A fault kills the process, stops it for up to two seconds, or makes the operation fail with ENOSPC, EDQUOT, EIO or ESTALE. The line that ended is
 typed again until the run is done; every end must say which line that is, and only a process that was to be killed may die of a signal.
 """
@@ -24,6 +25,7 @@ import sys
 import time
 
 import harness as h
+import kill_test
 
 STAGES = ["--shard-layers", "2,1,1"]
 ERRNOS = ["enospc", "edquot", "eio", "estale"]
@@ -31,7 +33,18 @@ ATTEMPTS = 12
 LINE = re.compile(r"^(\d+) (\d+) ([^@]+)@(.*?)(?: = (\w+))?$")
 
 Arrival = collections.namedtuple("Arrival", "ns pid point subject action")
-Place = collections.namedtuple("Place", "point subject hits")
+Place = collections.namedtuple("Place", "point subject hits lives", defaults=[(0,)])   # lives of the process in which a fault may be armed there
+Job = collections.namedtuple("Job", "options env judge")                                # what is typed, and what must be there in the end
+
+
+def assert_golden(w, name):
+    w.assert_golden(name)
+    w.fsck(name)
+
+
+POISON, LIVES = 5, 8
+SOUND = Job([], {}, assert_golden)
+POISONED = Job(["--skip-samples", "1"], kill_test.kill_samples(POISON), lambda w, name: kill_test.assert_without(w, name, POISON))
 
 
 def read_trace(path):
@@ -42,14 +55,39 @@ def read_trace(path):
     return [Arrival(int(m[1]), int(m[2]), m[3], m[4], m[5]) for m in found]
 
 
+def trace_of(w, job):
+    """A run without faults of ours."""
+    h.run(w.args("traced", *job.options, *STAGES), env={**job.env, "HOLDFAST_FAIL_TRACE": w.path("trace")}, check=0)
+    job.judge(w, "traced")
+    found = read_trace(w.path("trace"))
+    os.unlink(w.path("trace"))
+    w.drop("traced")
+    return [a._replace(subject=a.subject.replace(w.path("traced"), "OUT")) for a in found if a.action is None]
+
+
 def places(w):
     """Where an undisturbed run passes, and how often."""
-    h.run(w.args("traced", *STAGES), env={"HOLDFAST_FAIL_TRACE": w.path("trace")}, check=0)
-    w.assert_golden("traced")
-    count = collections.Counter((a.point, a.subject.replace(w.path("traced"), "OUT")) for a in read_trace(w.path("trace")))
+    count = collections.Counter((a.point, a.subject) for a in trace_of(w, SOUND))
     assert len(count) > 100, f"a run passes {len(count)} places only"
-    w.drop("traced")
     return [Place(point, subject, hits) for (point, subject), hits in sorted(count.items())]
+
+
+def poisoned_places(w, known):
+    """What a run with a poison sample passes beyond these: places of its own, armed in every life, as nobody knows which one comes there; and the
+    commits of lives that are not the first."""
+    trace = trace_of(w, POISONED)
+    lives, count = collections.defaultdict(list), collections.Counter()
+    for a in trace:      # who commits to a stage's stream is a life of its worker
+        if a.point.startswith("publish") and a.subject.startswith("stage.") and a.pid not in lives[a.subject]:
+            lives[a.subject].append(a.pid)
+    for a in trace:
+        if a.point not in {p.point for p in known}:
+            count[a.point, a.subject, tuple(range(LIVES))] += 1
+        elif a.pid in lives[a.subject][1:]:
+            count[a.point, a.subject, (lives[a.subject].index(a.pid),)] += 1
+    own = {point for point, _, _ in count if not point.startswith("publish")}
+    assert {"blame", "omit"} <= own, f"a run with a poison sample passes {own} only"
+    return [Place(point, subject, hits, where) for (point, subject, where), hits in sorted(count.items())]
 
 
 def kind(place):
@@ -58,7 +96,8 @@ def kind(place):
 
 
 def fault(w, name, place, hit, action):
-    return f"{place.point}@{place.subject.replace('OUT', w.path(name))}:{hit}={action}"
+    one = f"{place.point}@{place.subject.replace('OUT', w.path(name))}:{hit}={action}"
+    return ",".join(one if life in place.lives else "" for life in range(max(place.lives) + 1))
 
 
 class Tally:
@@ -128,15 +167,15 @@ def judge(code, said, faults):
         assert re.search("`jobctl (resume|fsck)|the same line again", said), f"{faults}: exit {code} without a next command\n{said[-3000:]}"
 
 
-def drive(w, name, by_attempt, seed):
+def drive(w, name, by_attempt, seed, job=SOUND):
     """Runs the job until it is done, `by_attempt[i]` the fail-points of attempt i; the trace and the number of attempts."""
     rng = random.Random(seed)
     trace = w.path(name + ".trace")
     faults = " then ".join(by_attempt)
     for i in range(ATTEMPTS):
-        env = {"HOLDFAST_FAIL_TRACE": trace, "HOLDFAST_FAIL": by_attempt[i] if i < len(by_attempt) else ""}
+        env = {**job.env, "HOLDFAST_FAIL_TRACE": trace, "HOLDFAST_FAIL": by_attempt[i] if i < len(by_attempt) else ""}
         known = os.path.exists(os.path.join(w.path(name) + ".run", "log/job/00000000.seg"))
-        args = [h.JOBCTL, "resume", w.path(name) + ".run"] if known and rng.random() < 0.5 else w.args(name, *STAGES)
+        args = [h.JOBCTL, "resume", w.path(name) + ".run"] if known and rng.random() < 0.5 else w.args(name, *job.options, *STAGES)
         code, said = attempt(args, env, rng, w.path(name + ".err"))
         if code == 0 and i + 1 >= len(by_attempt):
             break
@@ -145,15 +184,15 @@ def drive(w, name, by_attempt, seed):
         h.assert_no_half_output(w.path(name))
     else:
         raise AssertionError(f"{faults}: not done after {ATTEMPTS} attempts\n{said[-3000:]}")
-    w.assert_golden(name)
-    w.fsck(name)
-    found = read_trace(trace)
+    job.judge(w, name)
+    ours = {a.split("=")[0] for a in job.env.get("HOLDFAST_FAIL_ALWAYS", "").split(";")}
+    found = [a._replace(action=None) if f"{a.point}@{a.subject}" in ours else a for a in read_trace(trace)]   # the poison is no fault
     w.drop(name)
     return found, i + 1
 
 
 def drive_all(w, cases, jobs):
-    """cases: [(name, [fail-points of each attempt], seed)]. The tally, and the names of cases whose faults were not reached."""
+    """cases: [(name, [fail-points of each attempt], seed[, job])]. The tally, and the names of cases whose faults were not reached."""
     tally, failed, missed = Tally(), [], []
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         running = {pool.submit(drive, w, *case): case for case in cases}
@@ -174,29 +213,48 @@ def actions_at(place):
     return ["kill", "pause", *ERRNOS] if place.point.startswith("publish") else ["kill", "pause"]
 
 
+def every_fault(rng, where):
+    """Every place sees every fault once."""
+    return [(p, rng.randint(1, p.hits), action) for p in where for action in actions_at(p)]
+
+
+def all_of(rng, where):
+    """Every arrival is killed once, and every place sees every other fault once."""
+    kills = [(p, hit, "kill") for p in where for hit in range(1, p.hits + 1)]
+    return kills + [case for case in every_fault(rng, where) if case[2] != "kill"]
+
+
+def some_of(rng, where, budget):
+    by_kind = collections.defaultdict(list)
+    for p in where:
+        by_kind[kind(p)].append(p)
+    kinds = sorted(by_kind)
+    rng.shuffle(kinds)
+    chosen = [rng.choice(by_kind[k]) for k in kinds[:budget]]
+    return [(p, rng.randint(1, p.hits), "kill" if rng.random() < 0.7 else rng.choice(actions_at(p))) for p in chosen]
+
+
 def singles(w, rng, budget, jobs):
-    cases = []
-    if budget is None:    # every arrival is killed once; every place sees every other fault once
-        for p in places(w):
-            cases += [(p, hit, "kill") for hit in range(1, p.hits + 1)]
-            cases += [(p, rng.randint(1, p.hits), action) for action in actions_at(p)[1:]]
-    else:
-        by_kind = collections.defaultdict(list)
-        for p in places(w):
-            by_kind[kind(p)].append(p)
-        kinds = sorted(by_kind)
-        rng.shuffle(kinds)
-        for k in kinds[:budget]:
-            p = rng.choice(by_kind[k])
-            cases.append((p, rng.randint(1, p.hits), "kill" if rng.random() < 0.7 else rng.choice(actions_at(p))))
-    # How many records go into one commit depends on the moment, so a run may pass a place less often than the traced one: earlier hits then.
+    where = places(w)
+    beyond = poisoned_places(w, where)
+    own, later = [p for p in beyond if len(p.lives) > 1], [p for p in beyond if len(p.lives) == 1]
+    cases = [(SOUND, case) for case in (all_of(rng, where) if budget is None else some_of(rng, where, budget))]
+    cases += [(POISONED, case) for case in every_fault(rng, own) + (every_fault(rng, later) if budget is None else some_of(rng, later, budget // 50))]
+    # How many records go into one commit, and in which life, depends on the moment, so a run may pass a place less often than the traced one: earlier
+    # hits then, and earlier lives.
     whole, by_name = Tally(), {f"s{i}": case for i, case in enumerate(cases)}
     while by_name:
-        tally, missed = drive_all(w, [(name, [fault(w, name, *case)], rng.random()) for name, case in by_name.items()], jobs)
+        tally, missed = drive_all(w, [(name, [fault(w, name, *case)], rng.random(), job) for name, (job, case) in by_name.items()], jobs)
         whole.merge(tally)
-        assert all(by_name[name][1] > 1 for name in missed), f"never reached: {[by_name[name] for name in missed]}"
-        by_name = {name: (p, hit // 2, action) for name, (p, hit, action) in by_name.items() if name in missed}
+        by_name = {name: (by_name[name][0], earlier(*by_name[name][1])) for name in missed}
     return whole
+
+
+def earlier(place, hit, action):
+    if hit > 1:
+        return place, hit // 2, action
+    assert len(place.lives) == 1 and place.lives[0] > 0, f"never reached: {place}, {action}"
+    return place._replace(lives=(place.lives[0] - 1,)), place.hits, action
 
 
 def pairs(w, rng, budget, jobs):
