@@ -2,7 +2,6 @@
 #include "export/merge/chunk_stream.h"
 
 #include <algorithm>
-#include <array>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -10,17 +9,19 @@
 #include <thread>
 
 #include "ledger/base/past_cache.h"
+#include "ledger/base/sha256_pair.h"
 
 namespace holdfast {
 namespace {
 
 constexpr uint32_t kWaiting = 2;  // threads beyond the cores, waiting for reads
+constexpr size_t kWorthAsking = 64u << 10;
 
 // Slot i % size of the ring belongs to job i from the moment that both sinks are through with job i - size until they are with job i.
 class Ring {
  public:
-  Ring(const std::vector<ChunkJob>& jobs, uint64_t first_offset, const ChunkReader& read, size_t size)
-      : jobs_(jobs), read_(read), slots_(size) {
+  Ring(const std::vector<ChunkJob>& jobs, uint64_t first_offset, const ChunkReader& read, size_t size, bool pairs)
+      : jobs_(jobs), read_(read), pairs_(pairs), slots_(size) {
     for (Slot& s : slots_) s.room = AlignedBuffer(kPastCacheAlign + kChunkRawMax);
     uint64_t offset = first_offset;
     for (const ChunkJob& j : jobs) offsets_.push_back(std::exchange(offset, offset + j.raw_len));
@@ -50,18 +51,28 @@ class Ring {
       HOLDFAST_TRY(decoded);
       HOLDFAST_TRY(proceed());
       HOLDFAST_TRY(sink(BytesOf(i)));
-      Took(0, i);
+      const std::lock_guard<std::mutex> lock(mutex_);
+      led_ = i + 1;
+      changed_.notify_all();
     }
     std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [&] { return closed_ || FirstHeld() == jobs_.size(); });
+    changed_.wait(lock, [&] { return followed_ == jobs_.size(); });
     return OkStatus();
   }
-  // Gives every chunk to another sink, as long as all goes well.
-  void Follow(size_t number, const std::function<void(ByteSpan)>& sink) {
-    for (size_t i = 0; i < jobs_.size(); ++i) {
-      if (!Await(i).ok()) return;
-      sink(BytesOf(i));
-      Took(number, i);
+  // Gives every chunk to the follower, as long as all goes well, and what readers ask for beside it.
+  void Follow(const ChunkFollower& follower) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!closed_ && followed_ < jobs_.size()) {
+      changed_.wait(lock, [&] { return closed_ || Holds(followed_) || asked_ != nullptr; });
+      const bool next = Holds(followed_);
+      if (next && !slots_[followed_ % slots_.size()].status.ok()) return;   // the first sink will say so
+      Question* const question = std::exchange(asked_, nullptr);
+      lock.unlock();
+      const Digest digest = follower(next ? ByteSpan(BytesOf(followed_)) : ByteSpan(), question != nullptr ? question->value : ByteSpan());
+      lock.lock();
+      if (question != nullptr) question->digest = digest, question->answered = true;
+      followed_ += next;
+      changed_.notify_all();
     }
   }
 
@@ -77,10 +88,32 @@ class Ring {
     Status status;
     size_t holds = 0;  // number of the job whose bytes are ready, plus one
   };
+  // What a reader wants to know of the follower; one at a time.
+  struct Question {
+    ByteSpan value;
+    Digest digest;
+    bool answered = false;
+  };
+  Digest DigestOf(ByteSpan value) {
+    if (!pairs_ || value.size() < kWorthAsking) return Sha256(value);
+    Question question{value, {}, false};
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (closed_ || asked_ != nullptr) {
+      lock.unlock();
+      return Sha256(value);
+    }
+    asked_ = &question;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return question.answered || (closed_ && asked_ == &question); });
+    if (question.answered) return question.digest;
+    asked_ = nullptr;
+    lock.unlock();
+    return Sha256(value);
+  }
   Status Read(size_t i) {
     if (slots_[i % slots_.size()].room.get() == nullptr) return Exhausted("out of memory in the merge");
     try {
-      return read_(jobs_[i], BytesOf(i));
+      return read_(jobs_[i], BytesOf(i), [this](ByteSpan value) { return DigestOf(value); });
     } catch (const std::bad_alloc&) {  // nobody above this thread could catch it
       return Exhausted("out of memory in the merge");
     }
@@ -89,27 +122,23 @@ class Ring {
     return {slots_[i % slots_.size()].room.get() + offsets_[i] % kPastCacheAlign, jobs_[i].raw_len};
   }
   bool Ended(size_t i) const { return closed_ || i >= jobs_.size(); }
-  size_t FirstHeld() const { return *std::min_element(taken_.begin(), taken_.end()); }
+  size_t FirstHeld() const { return std::min(led_, followed_); }
+  bool Holds(size_t i) const { return slots_[i % slots_.size()].holds == i + 1; }
   Status Await(size_t i) {
-    const Slot& slot = slots_[i % slots_.size()];
     std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [&] { return closed_ || slot.holds == i + 1; });
-    return closed_ ? Stopped("the stream of chunks has ended") : slot.status;
-  }
-  void Took(size_t sink, size_t i) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    taken_[sink] = i + 1;
-    changed_.notify_all();
+    changed_.wait(lock, [&] { return Holds(i); });
+    return slots_[i % slots_.size()].status;
   }
 
   const std::vector<ChunkJob>& jobs_;
   std::vector<uint64_t> offsets_;
   const ChunkReader& read_;
+  const bool pairs_;
   std::mutex mutex_;  // guards everything below, and `status`, `holds` of the slots
   std::condition_variable changed_;
   std::vector<Slot> slots_;
-  std::array<size_t, 2> taken_{};  // by sink: chunks that it is through with
-  size_t next_ = 0;
+  Question* asked_ = nullptr;
+  size_t next_ = 0, led_ = 0, followed_ = 0;  // chunks that were begun; that the first sink, the follower is through with
   bool closed_ = false;
 };
 
@@ -120,7 +149,7 @@ struct CloseRing {
 }  // namespace
 
 Status StreamChunks(const std::vector<ChunkJob>& jobs, uint64_t first_offset, const ChunkReader& read, uint32_t threads,
-                    const std::function<Status()>& proceed, const ChunkSink& sink, const std::function<void(ByteSpan)>& follower) {
+                    const std::function<Status()>& proceed, const ChunkSink& sink, const ChunkFollower& follower) {
   const size_t wanted = std::min(threads, kDecodeThreadsMax) + kWaiting;
   const size_t workers = std::min({wanted, size_t{kDecodeThreadsMax}, jobs.size()});
   if (workers == 0) return OkStatus();
@@ -129,10 +158,10 @@ Status StreamChunks(const std::vector<ChunkJob>& jobs, uint64_t first_offset, co
       return Corrupt("a chunk claims " + std::to_string(j.raw_len) +
                      " bytes, more than chunks have");
   }
-  Ring ring(jobs, first_offset, read, workers + kSpareBuffers);
+  Ring ring(jobs, first_offset, read, workers + kSpareBuffers, threads <= kPairThreadsMax && HasFastSha256Pair());
   std::vector<std::jthread> pool;
   for (size_t t = 0; t < workers; ++t) pool.emplace_back([&ring] { ring.Work(); });
-  pool.emplace_back([&] { ring.Follow(1, follower); });
+  pool.emplace_back([&] { ring.Follow(follower); });
   const std::unique_ptr<Ring, CloseRing> closed(&ring);  // before the pool is joined
   return ring.Lead(proceed, sink);
 }

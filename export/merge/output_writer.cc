@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "ledger/base/fail_point.h"
+#include "ledger/base/sha256_pair.h"
 
 namespace holdfast {
 namespace {
@@ -41,19 +42,19 @@ Result<Digest> OutputWriter::Stream() {
   HOLDFAST_ASSIGN(out_, staging_.NewFile(file_.name));
   cached_ = !GoPastCache(*out_);
   pages_ = std::make_unique<PagedWriter>(*out_);
-  Sha256Hasher hasher;
+  Sha256PairHasher hasher;
   hasher.Update(file_.layout.header);
   HOLDFAST_TRY(pages_->AppendCopy(file_.layout.header));
   HOLDFAST_TRY(Written());
-  const ChunkReader read = [this](const ChunkJob& job, std::span<uint8_t> bytes) {
-    return units_.Read(job.unit, job.pack, job.chunk, bytes);
+  const ChunkReader read = [this](const ChunkJob& job, std::span<uint8_t> bytes, const DigestFunction& sha256) {
+    return units_.Read(job.unit, job.pack, job.chunk, bytes, sha256);
   };
   const ChunkSink write = [this](std::span<uint8_t> bytes) -> Status {
     HOLDFAST_TRY(pages_->Append(bytes));
     return Written();
   };
   HOLDFAST_TRY(StreamChunks(jobs, pages_->offset(), read, options_.threads, options_.proceed, write,
-                            [&](ByteSpan bytes) { hasher.Update(bytes); }));
+                            [&](ByteSpan bytes, ByteSpan value) { return hasher.UpdateBeside(bytes, value); }));
   HOLDFAST_TRY(pages_->Finish());
   options_.on_written(pages_->offset() - reported_);
   return hasher.Finish();

@@ -44,8 +44,8 @@ std::shared_ptr<const PackReader> UnitReader::ReaderOf(uint32_t unit) const {
 }
 
 Status UnitReader::Read(uint32_t unit, uint32_t pack, uint32_t chunk,
-                        std::span<uint8_t> out) const {
-  return ReaderOf(unit)->ReadChunk(pack, chunk, out);
+                        std::span<uint8_t> out, const DigestFunction& sha256) const {
+  return ReaderOf(unit)->ReadChunk(pack, chunk, out, sha256);
 }
 
 }  // namespace holdfast

@@ -23,7 +23,7 @@ class UnitReader {
   const StoredTensor* Find(uint32_t unit, const std::string& name) const;
   uint64_t RawLen(uint32_t unit, const StoredTensor::Piece& piece) const;  // 0: no such chunk
   // Reads and decodes one chunk, digest checked. Thread safe.
-  Status Read(uint32_t unit, uint32_t pack, uint32_t chunk, std::span<uint8_t> out) const;
+  Status Read(uint32_t unit, uint32_t pack, uint32_t chunk, std::span<uint8_t> out, const DigestFunction& sha256) const;
 
  private:
   struct Unit {

@@ -6,6 +6,7 @@
 //   root = SHA-256("holdfast pack 1\n" | file_size u64 LE | skeleton | count u32 LE | per chunk: offset u64, stored_len u64, raw_len u64, digest)
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,6 +41,9 @@ class PackWriter {
   std::unique_ptr<Impl> impl_;
 };
 
+// SHA-256 of its argument, by whatever way. Called on the thread that reads.
+using DigestFunction = std::function<Digest(ByteSpan)>;
+
 // Reads chunks of the packs of one record by pread at the recorded place; LMDB is not involved.
 // Every chunk is checked against its digest before it is decoded: kCorrupt names the pack file and the chunk.
 class PackReader {
@@ -47,8 +51,8 @@ class PackReader {
   // kDrop: for who reads everything once; past the page cache where that works.
   PackReader(FileSystem& fs, const RunLayout& layout, const std::vector<PackManifest>& packs, PageCache pages = PageCache::kKeep);
   ~PackReader();
-  // Decodes one chunk into `out` (out.size() == raw_len). Thread safe.
-  Status ReadChunk(uint32_t pack, uint32_t chunk, std::span<uint8_t> out) const;
+  // Decodes one chunk into `out` (out.size() == raw_len). Thread safe, if `sha256` is.
+  Status ReadChunk(uint32_t pack, uint32_t chunk, std::span<uint8_t> out, const DigestFunction& sha256 = Sha256) const;
   uint64_t RawLen(uint32_t pack, uint32_t chunk) const;
   // Reads a tensor (out.size() == its bytes).
   Status ReadTensor(const StoredTensor& t, std::span<uint8_t> out) const;

@@ -11,8 +11,8 @@ namespace holdfast {
 namespace {
 
 // Checks one value against its reference: digest first, then everything that the header says.
-Status CheckChunk(ByteSpan value, const ChunkRef& ref, ValueHeader* header) {
-  if (Sha256(value) != ref.digest) return Corrupt("fails its SHA-256");
+Status CheckChunk(ByteSpan value, const ChunkRef& ref, const DigestFunction& sha256, ValueHeader* header) {
+  if (sha256(value) != ref.digest) return Corrupt("fails its SHA-256");
   HOLDFAST_ASSIGN(*header, DecodeValueHeader(value));
   if (header->cls != kChunkClass || header->raw_len != ref.raw_len) return Corrupt("is no chunk of " + std::to_string(ref.raw_len) + " bytes");
   return OkStatus();
@@ -71,7 +71,7 @@ uint64_t PackReader::RawLen(uint32_t pack, uint32_t chunk) const {
   return impl_->packs[pack].chunks[chunk].raw_len;
 }
 
-Status PackReader::ReadChunk(uint32_t pack, uint32_t chunk, std::span<uint8_t> out) const {
+Status PackReader::ReadChunk(uint32_t pack, uint32_t chunk, std::span<uint8_t> out, const DigestFunction& sha256) const {
   if (pack >= impl_->packs.size() || chunk >= impl_->packs[pack].chunks.size()) {
     return InvalidArgument("pack " + std::to_string(pack) + ", chunk " + std::to_string(chunk) + " is not in the record");
   }
@@ -89,7 +89,7 @@ Status PackReader::ReadChunk(uint32_t pack, uint32_t chunk, std::span<uint8_t> o
   if (value.code() == ErrorCode::kNotFound) return value.error();
   Status s = value.ok() ? OkStatus() : Status(value.error());
   ValueHeader header;
-  if (s.ok()) s = CheckChunk(*value, ref, &header);
+  if (s.ok()) s = CheckChunk(*value, ref, sha256, &header);
   if (s.ok()) s = Decode(header.codec, ValuePayload(*value), out);
   return s.ok() ? s : BadChunk(path, chunk, impl_->layout, s.error());
 }
@@ -131,7 +131,7 @@ static Status VerifyChunk(const ReadableFile& file, const ChunkRef& ref) {
   Bytes value(ref.stored_len), raw(ref.raw_len);
   HOLDFAST_TRY(file.Read(ref.offset, value));
   ValueHeader header;
-  HOLDFAST_TRY(CheckChunk(value, ref, &header));
+  HOLDFAST_TRY(CheckChunk(value, ref, Sha256, &header));
   return Decode(header.codec, ValuePayload(value), raw);
 }
 

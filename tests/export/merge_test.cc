@@ -17,6 +17,7 @@
 #include "export/merge/lanes.h"
 #include "export/merge/metadata.h"
 #include "export/merge/paged_writer.h"
+#include "ledger/base/sha256_pair.h"
 #include "tests/export/export_run.h"
 
 namespace holdfast {
@@ -433,15 +434,20 @@ struct Chunks {
           seen.push_back(bytes.back());
           return at_sink == seen.size() ? sink : OkStatus();
         },
-        [this](ByteSpan bytes) { followed.push_back(bytes.back()); });
+        [this](ByteSpan bytes, ByteSpan value) {
+          if (!bytes.empty()) followed.push_back(bytes.back());
+          answered += !value.empty();
+          return Sha256(value);
+        });
   }
   uint64_t first_offset = 0;
   std::vector<uint8_t> seen, followed;
+  size_t answered = 0;  // digests that the follower computed
   size_t at_sink = 0;  // how many chunks the sink takes before it answers `sink`
   Status sink;
 };
 
-Status FillIn(const ChunkJob& j, std::span<uint8_t> out) {
+Status FillIn(const ChunkJob& j, std::span<uint8_t> out, const DigestFunction&) {
   volatile uint32_t spin = (j.chunk * 7919) % 3000;
   while (spin > 0) spin = spin - 1;
   std::fill(out.begin(), out.end(), static_cast<uint8_t>(j.chunk));
@@ -471,7 +477,7 @@ TEST(ChunkStream, BytesLieInMemoryAsInThePagesOfTheFile) {
         offset += bytes.size();
         return OkStatus();
       },
-      [](ByteSpan) {});
+      [](ByteSpan, ByteSpan) { return Digest{}; });
   EXPECT_TRUE(s.ok());
 }
 
@@ -479,8 +485,8 @@ TEST(ChunkStream, BytesLieInMemoryAsInThePagesOfTheFile) {
 TEST(ChunkStream, AnErrorInTheMiddleEndsItThere) {
   for (const uint32_t threads : {1u, 4u}) {
     Chunks chunks(100);
-    const Status s = chunks.Stream(threads, [](const ChunkJob& j, std::span<uint8_t> out) {
-      return j.chunk >= 40 ? Status(Corrupt("chunk " + std::to_string(j.chunk))) : FillIn(j, out);
+    const Status s = chunks.Stream(threads, [](const ChunkJob& j, std::span<uint8_t> out, const DigestFunction& sha256) {
+      return j.chunk >= 40 ? Status(Corrupt("chunk " + std::to_string(j.chunk))) : FillIn(j, out, sha256);
     });
     EXPECT_EQ(s.code(), ErrorCode::kCorrupt);
     EXPECT_EQ(s.error().message, "chunk 40");
@@ -495,14 +501,33 @@ TEST(ChunkStream, AnErrorInTheMiddleEndsItThere) {
   EXPECT_TRUE(Chunks(0).Stream(4, FillIn).ok());
 }
 
+// The follower answers for readers while it follows; whoever gets no answer computes the digest himself.
+TEST(ChunkStream, EveryReaderGetsItsDigestWhoeverComputesIt) {
+  for (const uint32_t threads : {1u, 2u, 5u}) {
+    for (const bool broken : {false, true}) {
+      Chunks chunks(120, 100'000);
+      std::atomic<size_t> right{0}, wrong{0};
+      const Status s = chunks.Stream(threads, [&](const ChunkJob& j, std::span<uint8_t> out, const DigestFunction& sha256) -> Status {
+        const Bytes value(70'000 + j.chunk, static_cast<uint8_t>(j.chunk));
+        ++(sha256(value) == Sha256(value) ? right : wrong);
+        return broken && j.chunk == 60 ? Status(Corrupt("chunk 60")) : FillIn(j, out, sha256);
+      });
+      EXPECT_EQ(s.ok(), !broken);
+      EXPECT_EQ(wrong, 0u);
+      EXPECT_GE(right, broken ? 61u : 120u);
+      EXPECT_EQ(chunks.answered > 0, threads <= kPairThreadsMax && HasFastSha256Pair());
+    }
+  }
+}
+
 TEST(ChunkStream, StopsWhenItMayNotProceed) {
   Chunks chunks(1000);
   std::atomic<bool> stop{false};
   const Status s = chunks.Stream(
       3,
-      [&](const ChunkJob& j, std::span<uint8_t> out) {
+      [&](const ChunkJob& j, std::span<uint8_t> out, const DigestFunction& sha256) {
         if (j.chunk == 20) stop = true;
-        return FillIn(j, out);
+        return FillIn(j, out, sha256);
       },
       [&]() -> Status { return stop ? Status(Stopped("asked")) : OkStatus(); });
   EXPECT_EQ(s.code(), ErrorCode::kStopped);
@@ -511,9 +536,9 @@ TEST(ChunkStream, StopsWhenItMayNotProceed) {
 
 TEST(ChunkStream, MemoryThatRunsOutOnAThreadIsAnError) {
   Chunks chunks(50);
-  const Status s = chunks.Stream(2, [](const ChunkJob& j, std::span<uint8_t> out) -> Status {
+  const Status s = chunks.Stream(2, [](const ChunkJob& j, std::span<uint8_t> out, const DigestFunction& sha256) -> Status {
     if (j.chunk == 30) throw std::bad_alloc();
-    return FillIn(j, out);
+    return FillIn(j, out, sha256);
   });
   EXPECT_EQ(s.code(), ErrorCode::kResourceExhausted);
 }
@@ -525,10 +550,10 @@ TEST(ChunkStream, DecodesNoFurtherAheadThanItsRing) {
     std::atomic<uint32_t> begun{0}, ahead{0}, taken{0};
     const Status s = StreamChunks(
         chunks.jobs, 0,
-        [&](const ChunkJob& j, std::span<uint8_t> out) {
+        [&](const ChunkJob& j, std::span<uint8_t> out, const DigestFunction& sha256) {
           const uint32_t now = ++begun - taken;
           for (uint32_t seen = ahead; seen < now && !ahead.compare_exchange_weak(seen, now);) {}
-          return FillIn(j, out);
+          return FillIn(j, out, sha256);
         },
         threads, OkStatus,
         [&](std::span<uint8_t>) {
@@ -536,7 +561,7 @@ TEST(ChunkStream, DecodesNoFurtherAheadThanItsRing) {
           ++taken;
           return OkStatus();
         },
-        [](ByteSpan) {});
+        [](ByteSpan, ByteSpan) { return Digest{}; });
     ASSERT_TRUE(s.ok());
     EXPECT_LE(ahead, kDecodeThreadsMax + kSpareBuffers);
   }
