@@ -68,25 +68,21 @@ std::string PackAdvice(Context* c, const std::string& hex) {
   return "restore " + PackName(hex) + " from a copy of the run directory (a pack's name says its content), or `" + c->Repair() + "`, then " + c->Resume() + " makes it again";
 }
 
-// F050 for one pack; true when its bytes can be read.
-bool CheckPresence(Context* c, const std::string& hex, const PackUse& p) {
+// F050 for one pack. kGone: it is not there, and nobody needs it; CheckPacks says so once for all.
+enum class Presence : uint8_t { kThere, kGone, kBad };
+Presence CheckPresence(Context* c, const std::string& hex, const PackUse& p) {
   const auto info = c->fs.Stat(c->layout.Pack(p.manifest.root));
+  if (info.code() == ErrorCode::kNotFound && (c->log.expired || !p.needed)) return Presence::kGone;
   if (info.code() == ErrorCode::kNotFound) {
-    if (c->log.expired) return false;   // CheckPacks says it once for all
-    if (p.needed) {
-      c->Error("F050", PackName(hex), "the pack is missing; it holds " + p.first_user, PackAdvice(c, hex), Renounce(c, p, /*there=*/false));
-    } else {
-      c->Add("F050", FsckSeverity::kInfo, PackName(hex), "the pack is gone; it held " + p.first_user + ", which nobody needs any more", "");
-    }
-    return false;
-  }
-  if (!info.ok()) {
+    c->Error("F050", PackName(hex), "the pack is missing; it holds " + p.first_user, PackAdvice(c, hex), Renounce(c, p, /*there=*/false));
+  } else if (!info.ok()) {
     c->Unreadable(PackName(hex), info.error());
-    return false;
+  } else if (info->size != p.manifest.file_size) {
+    c->Error("F050", PackName(hex), std::to_string(info->size) + " bytes instead of " + std::to_string(p.manifest.file_size) + "; it holds " + p.first_user, PackAdvice(c, hex), Renounce(c, p, /*there=*/true));
+  } else {
+    return Presence::kThere;
   }
-  if (info->size == p.manifest.file_size) return true;
-  c->Error("F050", PackName(hex), std::to_string(info->size) + " bytes instead of " + std::to_string(p.manifest.file_size) + "; it holds " + p.first_user, PackAdvice(c, hex), Renounce(c, p, /*there=*/true));
-  return false;
+  return Presence::kBad;
 }
 
 // F052: names that no pack has, and packs out of their place.
@@ -287,12 +283,13 @@ void CheckPacks(Context* c) {
   size_t gone = 0;
   for (const auto& [hex, p] : packs) {
     c->packs_referenced.insert(hex);
-    const bool there = CheckPresence(c, hex, p);
-    if (there) readable.push_back(&p);
-    gone += there ? 0 : 1;
+    const Presence found = CheckPresence(c, hex, p);
+    if (found == Presence::kThere) readable.push_back(&p);
+    gone += found == Presence::kGone ? 1 : 0;
   }
-  if (c->log.expired && gone > 0) {
-    c->Add("F050", FsckSeverity::kInfo, "pack", std::to_string(gone) + " packs are gone, as `jobctl gc` said: the job is done and its output stands", "");
+  if (gone > 0) {
+    const std::string why = c->log.expired ? "as `jobctl gc` said: the job is done and its output stands" : "they held cuts that nobody needs any more";
+    c->Add("F050", FsckSeverity::kInfo, "pack", std::to_string(gone) + (gone == 1 ? " pack is gone, " : " packs are gone, ") + why, "");
   }
   c->report.packs = readable.size();
   CheckNames(c);

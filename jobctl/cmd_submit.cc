@@ -213,7 +213,7 @@ Status Enqueue(RootSession* session, const SubmitOptions& o, const Prepared& p) 
 Json PlanJson(const JobPlan& plan) {
   Json stages = Json::array();
   for (const PlannedStage& s : plan.stages) {
-    stages.push_back({{"first_layer", s.layers.first}, {"last_layer", s.layers.second}, {"node", s.node}, {"memory_bytes", s.memory_bytes}});
+    stages.push_back({{"first_layer", s.layers.first}, {"last_layer", s.layers.second}, {"node", s.node}, {"streamed", s.streamed}, {"memory_bytes", s.memory_bytes}});
   }
   return {{"stages", std::move(stages)}, {"bytes_read", plan.bytes_read}, {"bytes_written", plan.bytes_written},
           {"seconds", plan.seconds ? Json(*plan.seconds) : Json(nullptr)}};

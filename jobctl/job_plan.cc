@@ -13,9 +13,11 @@ namespace {
 StageMemory MemoryOf(const JobDemand& demand, const std::vector<NodeView>& nodes) {
   const bool wide = std::any_of(nodes.begin(), nodes.end(), [](const NodeView& n) { return MatmulOf(n.numerics) == MatmulDtype::kF32; });
   const MatmulDtype matmul = wide ? MatmulDtype::kF32 : MatmulDtype::kBf16;
-  return [&demand, matmul](uint32_t first, uint32_t last) {
-    return PlanMemory(*demand.decoder, *demand.plan, first, last, demand.seq_len, matmul).Total(1, 1, last - first);
+  const auto memory = [&demand, matmul](uint32_t first, uint32_t last, uint32_t resident) {
+    return PlanMemory(*demand.decoder, *demand.plan, first, last, demand.seq_len, matmul).Total(1, 1, resident);
   };
+  return {[memory](uint32_t first, uint32_t last) { return memory(first, last, last - first); },
+          [memory](uint32_t first, uint32_t last) { return memory(first, last, 1); }};
 }
 
 std::string LayersOf(const LayerRange& r) { return std::to_string(r.first) + "-" + std::to_string(r.second - 1); }
@@ -26,7 +28,7 @@ Status FitsWhereAsked(const std::vector<LayerRange>& ranges, const std::vector<s
   for (size_t i = 0; i < on.size(); ++i) {
     const auto node = std::find_if(nodes.begin(), nodes.end(), [&](const NodeView& n) { return n.name == on[i]; });
     if (node == nodes.end()) continue;
-    const uint64_t need = memory(ranges[i].first, ranges[i].second);
+    const uint64_t need = memory.Least(ranges[i].first, ranges[i].second);
     if (need <= node->memory_bytes) continue;
     return InvalidArgument("--on " + on[i] + ": layers " + LayersOf(ranges[i]) + " need at least " + FormatSize(need) + ", " + on[i] + " plans with " +
                            FormatSize(node->memory_bytes) + ": " + FormatSize(need - node->memory_bytes) + " (" + std::to_string(need - node->memory_bytes) +
@@ -44,6 +46,11 @@ Result<std::vector<PlacedRange>> Place(const JobDemand& demand, const std::vecto
   const std::vector<StagePlace> places = PlaceStages(wishes, nodes, memory);
   std::vector<PlacedRange> placed;
   for (size_t i = 0; i < ranges.size(); ++i) {
+    const auto alone = places[i].node.empty() ? SplitRange(ranges[i], nodes, memory) : std::nullopt;   // streamed there
+    if (alone && alone->size() == 1 && !alone->front().node.empty()) {
+      placed.push_back(alone->front());
+      continue;
+    }
     if (places[i].node.empty()) {
       return InvalidArgument("--shard-layers: layers " + LayersOf(ranges[i]) + " fit on no node that is known: " + places[i].note +
                              "; cut them smaller, or leave --shard-layers out");
@@ -98,17 +105,21 @@ Result<JobPlan> PlanJob(const JobDemand& demand, const std::vector<LayerRange>& 
   const StageMemory memory = MemoryOf(demand, nodes);
   if (nodes.empty()) {
     const std::vector<LayerRange> whole = {{0, demand.plan->layers}};
-    for (const LayerRange& r : ranges.empty() ? whole : ranges) out.stages.push_back({r, "", memory(r.first, r.second), 0});
+    for (const LayerRange& r : ranges.empty() ? whole : ranges) out.stages.push_back({r, "", memory(r.first, r.second), 0, false});
   } else {
     const auto placed = Place(demand, ranges, on, nodes, memory);
     if (!placed.ok()) return InvalidArgument(placed.error().message);
     for (const PlacedRange& p : *placed) {
       const auto node = std::find_if(nodes.begin(), nodes.end(), [&](const NodeView& n) { return n.name == p.node; });
-      out.stages.push_back({p.layers, p.node, memory(p.layers.first, p.layers.second), node == nodes.end() ? 0 : node->memory_bytes});
+      const uint64_t has = node == nodes.end() ? 0 : node->memory_bytes, resident = memory(p.layers.first, p.layers.second);
+      const bool streamed = has > 0 && resident > has;
+      out.stages.push_back({p.layers, p.node, streamed ? memory.Least(p.layers.first, p.layers.second) : resident, has, streamed});
     }
   }
   const uint64_t output = PlanOutput(*demand.plan, demand.shard_bytes).total_size;
-  const uint64_t cuts = (out.stages.size() - 1) * demand.samples * static_cast<uint64_t>(demand.seq_len) * demand.plan->hidden_size * 2;
+  uint64_t boundaries = out.stages.size() - 1;
+  for (const PlannedStage& s : out.stages) boundaries += s.streamed ? s.layers.second - s.layers.first - 1 : 0;   // at most: groups of one layer
+  const uint64_t cuts = boundaries * demand.samples * static_cast<uint64_t>(demand.seq_len) * demand.plan->hidden_size * 2;
   for (const UnitPlan& unit : demand.plan->units) {
     for (const TensorPlan& t : unit.tensors) out.bytes_read += t.bytes;
   }
@@ -124,7 +135,7 @@ std::string RenderPlan(const JobPlan& plan, uint32_t samples, uint32_t seq_len) 
                      " to write" + (plan.seconds ? ", about " + FormatDuration(*plan.seconds) : "") + "\n";
   for (size_t i = 0; i < plan.stages.size(); ++i) {
     const PlannedStage& s = plan.stages[i];
-    text += "  stage " + std::to_string(i) + ": layers " + LayersOf(s.layers) + (s.node.empty() ? ", on a node still to come" : " on " + s.node) +
+    text += "  stage " + std::to_string(i) + ": layers " + LayersOf(s.layers) + (s.node.empty() ? ", on a node still to come" : " on " + s.node) + (s.streamed ? ", streamed" : "") +
             ", at least " + FormatSize(s.memory_bytes) + (s.memory_has > 0 ? " of its " + FormatSize(s.memory_has) : " of memory") + "\n";
   }
   return text;

@@ -20,6 +20,7 @@ struct PlannedStage {
   std::string node;                       // "" = whichever comes
   uint64_t memory_bytes = 0;              // at least: one sample on one thread
   uint64_t memory_has = 0;                // of the node, 0 = not known
+  bool streamed = false;                  // its layers do not fit there all at once
 };
 struct JobPlan {
   std::vector<PlannedStage> stages;

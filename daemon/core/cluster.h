@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -18,8 +19,23 @@ using TimeNs = uint64_t;                       // the observer's monotonic clock
 
 using LayerRange = std::pair<uint32_t, uint32_t>;   // [first, last)
 
-// The least memory with which a node can work on layers [first, last): one sample on one thread. Monotone in the range.
-using StageMemory = std::function<uint64_t(uint32_t first_layer, uint32_t last_layer)>;
+// The least memory with which a node can work on layers [first, last): one sample on one thread, beside all of the layers, or beside those that
+// are resident at once when they are streamed. Both monotone in the range.
+class StageMemory {
+ public:
+  using Function = std::function<uint64_t(uint32_t first_layer, uint32_t last_layer)>;
+  StageMemory() = default;
+  template <class F>
+    requires(std::is_invocable_r_v<uint64_t, F, uint32_t, uint32_t> && !std::is_same_v<F, StageMemory>)
+  StageMemory(F resident, Function streamed = nullptr) : resident_(std::move(resident)), streamed_(std::move(streamed)) {}   // NOLINT: a function is one
+  explicit operator bool() const { return resident_ != nullptr; }
+  bool streams() const { return streamed_ != nullptr; }
+  uint64_t operator()(uint32_t first_layer, uint32_t last_layer) const { return resident_(first_layer, last_layer); }
+  uint64_t Least(uint32_t first_layer, uint32_t last_layer) const { return (streamed_ ? streamed_ : resident_)(first_layer, last_layer); }
+
+ private:
+  Function resident_, streamed_;
+};
 
 // What a node says of one of its tasks (Beat::tasks of this job).
 struct TaskView {

@@ -37,7 +37,7 @@ void Coordinator::DecideStages() {
     Place(items, usable, required);
     for (const Item& item : items) {
       if (!item.sealed && item.stage &&
-          FailGivenUp(*item.stage, StageText(item), !item.place.node.empty(), job_->memory(item.layers.first, item.layers.second), required)) {
+          FailGivenUp(*item.stage, StageText(item), !item.place.node.empty(), job_->memory.Least(item.layers.first, item.layers.second), required)) {
         return;
       }
     }
@@ -168,7 +168,7 @@ std::string Coordinator::WhyLeave(const Item& item, const Requirement& required)
   const std::string why_not = WhyNot(*n, required);
   if (!why_not.empty()) return why_not;
   if (heard_.GaveUp(*n, *item.stage)) return item.before + " gave up: " + Shortened(n->gave_up.at(*item.stage).error);
-  const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
+  const uint64_t needs = job_->memory.Least(item.layers.first, item.layers.second);
   if (needs > n->view.memory_bytes) return item.before + " has " + FormatSize(n->view.memory_bytes) + " now, it needs " + FormatSize(needs);
   if (Stuck(item, *n, required)) return item.before + " has been short of memory for " + SecondsText(policy_.suspect_ns);
   return "";
@@ -247,7 +247,7 @@ void Coordinator::Place(std::vector<Item>& items, const std::vector<NodeView>& u
 std::string Coordinator::NotAsAsked(const StageWish& wish, const Item& item, const Requirement& required) const {
   if (wish.asked.empty() || item.place.node == wish.asked) return "";
   const HeardNode& n = *heard_.Find(wish.asked);
-  const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
+  const uint64_t needs = job_->memory.Least(item.layers.first, item.layers.second);
   const std::string why_not = n.heard ? WhyNot(n, required) : "";
   std::string text = "--on asks for " + wish.asked;
   if (n.lost) return text + (n.heard ? ", which is lost" : ", which was never heard: see `jobctl nodes`");
@@ -276,7 +276,7 @@ bool Coordinator::FitsSomeone(const Item& item, const Requirement& required) con
   });
 }
 
-// Cuts what has fitted no node for `suspect`: a larger node had its time to come. What a lost node had has waited already.
+// Cuts what has fitted no node for `suspect`, or has one stream it: a larger node had its time to come. What a lost node had has waited already.
 bool Coordinator::Split(std::vector<Item>& items, const std::vector<NodeView>& usable, const Requirement& required) {
   std::vector<Item> cut;
   bool any = false;
@@ -290,6 +290,10 @@ bool Coordinator::Split(std::vector<Item>& items, const std::vector<NodeView>& u
     const HeardNode* had = heard_.Find(item.before);
     const TimeNs since = unfit_since_.try_emplace(*item.stage, had && had->lost ? had->alive : now_).first->second;
     const auto pieces = now_ - since >= policy_.suspect_ns ? SplitRange(item.layers, usable, job_->memory) : std::nullopt;
+    if (pieces && pieces->size() == 1 && !pieces->front().node.empty()) {
+      item.place = {pieces->front().node, ""};
+      item.reason = (item.reason.empty() ? "" : item.reason + "; ") + StageText(item) + " fits no node whole and is streamed";
+    }
     if (!pieces || pieces->size() < 2) {
       cut.push_back(std::move(item));
       continue;

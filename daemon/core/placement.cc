@@ -31,14 +31,16 @@ class Loads {
     used_[node] += memory_(r.first, r.second);
     layers_[node] += r.second - r.first;
   }
-  bool Fits(const std::string& node, const StageWish& w) const {
-    const auto n = nodes_.find(node);
-    return n != nodes_.end() && !Barred(node, w) && memory_(w.layers.first, w.layers.second) <= RoomOf(n->second);
-  }
+  bool Fits(const std::string& node, const StageWish& w) const { return FitsIn(memory_(w.layers.first, w.layers.second), node, w); }
+  bool FitsStreamed(const std::string& node, const StageWish& w) const { return FitsIn(memory_.Least(w.layers.first, w.layers.second), node, w); }
   std::string Choose(const StageWish& w) const;
   std::string WhyNone(const StageWish& w) const;
 
  private:
+  bool FitsIn(uint64_t needs, const std::string& node, const StageWish& w) const {
+    const auto n = nodes_.find(node);
+    return n != nodes_.end() && !Barred(node, w) && needs <= RoomOf(n->second);
+  }
   static bool Barred(const std::string& node, const StageWish& w) { return std::find(w.barred.begin(), w.barred.end(), node) != w.barred.end(); }
   uint64_t Get(const std::map<std::string, uint64_t>& of, const std::string& node) const {
     const auto it = of.find(node);
@@ -74,6 +76,19 @@ std::string Loads::WhyNone(const StageWish& w) const {
   return nodes_.empty() ? "no node is there to take it" : "every node that is there refused it or gave up on it";
 }
 
+// Neighbouring ranges of one node would be worked on one after the other: streamed they share a process, and the next layers load meanwhile.
+std::vector<PlacedRange> Joined(const std::vector<PlacedRange>& ranges, const StageMemory& memory, const std::vector<NodeView>& nodes) {
+  if (!memory.streams()) return ranges;
+  std::vector<PlacedRange> joined;
+  for (const PlacedRange& r : ranges) {
+    PlacedRange* before = joined.empty() || joined.back().node != r.node ? nullptr : &joined.back();
+    const auto node = std::find_if(nodes.begin(), nodes.end(), [&](const NodeView& n) { return n.name == r.node; });
+    if (before != nullptr && node != nodes.end() && memory.Least(before->layers.first, r.layers.second) <= RoomOf(*node)) before->layers.second = r.layers.second;
+    else joined.push_back(r);
+  }
+  return joined;
+}
+
 }  // namespace
 
 Result<std::vector<PlacedRange>> CutAndPlace(uint32_t layers, const std::vector<NodeView>& nodes, const StageMemory& memory) {
@@ -90,7 +105,7 @@ Result<std::vector<PlacedRange>> CutAndPlace(uint32_t layers, const std::vector<
   // Every layer fits the largest node, so each round takes one layer at least.
   auto best = cutter.Best(cutter.RoundsNeeded(), cutter.nodes().size());
   HOLDFAST_CHECK(best.has_value());
-  return *std::move(best);
+  return Joined(*best, memory, nodes);
 }
 
 std::vector<StagePlace> PlaceStages(const std::vector<StageWish>& wishes, const std::vector<NodeView>& nodes, const StageMemory& memory) {
@@ -108,7 +123,7 @@ std::vector<StagePlace> PlaceStages(const std::vector<StageWish>& wishes, const 
     }
   };
   pass([](const StageWish& w) { return w.pinned ? w.owner : ""; });
-  pass([&](const StageWish& w) { return loads.Fits(w.asked, w) ? w.asked : ""; });
+  pass([&](const StageWish& w) { return loads.FitsStreamed(w.asked, w) ? w.asked : ""; });
   pass([&](const StageWish& w) { return loads.Fits(w.owner, w) ? w.owner : ""; });
   // The rest: the largest first, while there is room beside others.
   std::vector<size_t> rest;
@@ -136,7 +151,7 @@ std::optional<std::vector<PlacedRange>> SplitRange(LayerRange range, const std::
   const std::vector<StagePlace> places = PlaceStages(wishes, cutter.nodes(), memory);
   std::vector<PlacedRange> placed;
   for (size_t i = 0; i < pieces.size(); ++i) placed.push_back({pieces[i], places[i].node});
-  return placed;
+  return Joined(placed, memory, nodes);
 }
 
 std::vector<StageId> ChooseRunning(std::vector<LocalStage> stages, uint64_t budget) {

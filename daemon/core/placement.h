@@ -20,11 +20,12 @@ struct PlacedRange {
 // Cuts [0, layers) into one contiguous range per node (nodes may be left out), so that the slowest node is as fast as can be: the time of a
 // node is its layers / its speed, its range must fit its memory (less memory_elsewhere). All orders of nodes are tried for up to six
 // nodes, beyond that those by memory. Where the model does not fit all nodes at once, nodes get further ranges, which they work on one after
-// the other (the lowest first), as few as possible. kResourceExhausted, saying how many bytes the largest node lacks for which
+// the other (the lowest first), as few as possible; neighbouring ones of one node are one, which it streams. kResourceExhausted, saying how many bytes the largest node lacks for which
 // layer, when not even one layer fits anywhere.
 Result<std::vector<PlacedRange>> CutAndPlace(uint32_t layers, const std::vector<NodeView>& nodes, const StageMemory& memory);
 
-// The same for ranges that are given: each gets a node. A stage prefers, in this order: the node that is asked for (`asked`, "" = any),
+// The same for ranges that are given: each gets a node. A stage prefers, in this order: the node that is asked for (`asked`, "" = any; there it may be
+// streamed),
 // its present owner (weights are warm), a node with room beside what it already has, the least loaded by layers / speed. Every
 // node that fits alone is acceptable: stages on one node run one after the other if they must. Entries that fit nowhere come back with node
 // "" and a note saying by how much.
@@ -39,7 +40,8 @@ struct StagePlace {
 };
 std::vector<StagePlace> PlaceStages(const std::vector<StageWish>& wishes, const std::vector<NodeView>& nodes, const StageMemory& memory);
 
-// Cuts one range that fits no single node into as few as fit some node each, with their nodes; nullopt when one layer fits none.
+// Cuts one range that fits no single node into as few as fit some node each, with their nodes; neighbouring ones of one node are one, which it
+// streams. nullopt when one layer fits none.
 std::optional<std::vector<PlacedRange>> SplitRange(LayerRange range, const std::vector<NodeView>& nodes, const StageMemory& memory);
 
 // Which of a node's stages run now: in order of layers, as many as fit `budget` together. The lowest unfinished stage always can run in the

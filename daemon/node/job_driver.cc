@@ -157,9 +157,11 @@ JobView JobDriver::View() {
     }
     view.stages.push_back(std::move(stage));
   }
-  view.memory = [this](uint32_t first, uint32_t last) {
-    return PlanMemory(*decoder_, state_.plan(), first, last, state_.job().seq_len, widest_).Total(1, 1, last - first);
+  const auto memory = [this](uint32_t first, uint32_t last, uint32_t resident) {
+    return PlanMemory(*decoder_, state_.plan(), first, last, state_.job().seq_len, widest_).Total(1, 1, resident);
   };
+  view.memory = StageMemory([memory](uint32_t first, uint32_t last) { return memory(first, last, last - first); },
+                            [memory](uint32_t first, uint32_t last) { return memory(first, last, 1); });
   return view;
 }
 

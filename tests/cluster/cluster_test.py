@@ -249,6 +249,8 @@ def back():
             said = len(n3.said())
             n3.pause()
             moved_away(c, job, "n3")
+            if workers_first > 0:      # what its worker finds is the claim itself
+                ch.wait_for("the stage of n3 is claimed by another", lambda: c.job(job)["stages"][2]["claims"][-1]["node"] != "n3")
             n3.wake(workers_first)
             n3.wait_said(line, since=said)
             c.wait_job(job)

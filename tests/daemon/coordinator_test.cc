@@ -207,6 +207,28 @@ TEST(CoordinatorStart, GivenStagesAreNotSplitBeforeLargerNodesHadTheirTime) {
   EXPECT_TRUE(d.Said("stage 0 (layers 0-3) fits no node whole"));
 }
 
+TEST(CoordinatorStart, OneNodeThatIsTooSmallStreamsTheModel) {
+  Desk d(CountingLedger(8, 10, {8}));
+  d.ledger.streams = true;
+  d.See();
+  d.Add("n1", 3 * kGb);
+  d.Run(60);
+  ASSERT_EQ(d.ledger.stages().size(), 1u);   // not three, one after the other
+  EXPECT_EQ(d.ledger.NodeOf(0), "n1");
+}
+
+TEST(CoordinatorStart, AStageIsStreamedWhereItWasAskedFor) {
+  Desk d(Given({4, 1}));
+  d.ledger.streams = true;
+  d.ledger.on = {"n1", "n2"};
+  d.See();
+  d.Add("n1", 3 * kGb);
+  d.Add("n2", 9 * kGb);
+  d.Run(5);
+  EXPECT_EQ(d.ledger.NodeOf(0), "n1");
+  EXPECT_EQ(d.ledger.NodeOf(1), "n2");
+}
+
 // ---- nodes that go and come ----
 
 struct ThreeStages : ::testing::Test {
@@ -346,6 +368,23 @@ TEST_F(ThreeStages, AStageTooLargeForTheRestIsSplit) {
   for (size_t i = 0; i < 5; ++i) EXPECT_NE(d.ledger.NodeOf(i), "");
   EXPECT_EQ(d.ledger.NodeOf(4), "n3");   // as before
   EXPECT_TRUE(d.Said("node n1 lost (silent for 120 s); stage 0 (layers 0-3) fits no node whole and is cut: layers 0-1 to n2"));
+}
+
+TEST_F(ThreeStages, AStageTooLargeForTheOneThatIsLeftIsStreamedThere) {
+  d.ledger.streams = true;
+  d.See();
+  d.nodes.erase("n1");
+  d.nodes.erase("n2");
+  d.Run(121);
+  ASSERT_EQ(d.ledger.stages().size(), 3u);   // nothing is cut
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(d.ledger.NodeOf(i), "n3");
+  EXPECT_TRUE(d.Said("node n1 lost (silent for 120 s); stage 0 (layers 0-3) fits no node whole and is streamed"));
+  d.assigns.clear();
+  d.Run(300);
+  EXPECT_TRUE(d.assigns.empty());            // and there it stays
+  d.Add("n4", 9 * kGb);
+  d.Run(300);
+  EXPECT_EQ(d.ledger.stages().size(), 3u);
 }
 
 TEST_F(ThreeStages, SealedRangesStayAsTheyAre) {

@@ -30,6 +30,7 @@ class CountingLedger {
   }
 
   bool stages_given = false, reproducible = false, done = false;
+  bool streams = false;            // layers need not be resident all at once
   std::vector<std::string> on;
   std::string numerics;
 
@@ -51,7 +52,8 @@ class CountingLedger {
     v.reproducible = reproducible;
     v.numerics = numerics;
     v.done = done;
-    v.memory = [this](uint32_t first, uint32_t last) { return Memory(first, last); };
+    const auto resident = [this](uint32_t first, uint32_t last) { return Memory(first, last); };
+    v.memory = streams ? StageMemory(resident, [this](uint32_t first, uint32_t) { return Memory(first, first + 1); }) : StageMemory(resident);
     return v;
   }
 

@@ -58,12 +58,29 @@ TEST_F(JobPlanTest, TheSplitThatWasAskedForIsKeptAndCostsItsCuts) {
 }
 
 TEST_F(JobPlanTest, ANodeThatWasAskedForMustHaveTheRoom) {
-  const uint64_t least = Least(0, 4);
-  const std::vector<NodeView> nodes = {Node("small", least - 1000, 1000), Node("big", 64'000'000'000, 1000)};
-  const auto plan = PlanJob(demand_, {{0, 4}, {4, 8}}, {"small", "big"}, nodes);
+  std::vector<NodeView> nodes = {Node("small", Least(0, 4) - 1000, 1000), Node("big", 64'000'000'000, 1000)};
+  auto plan = PlanJob(demand_, {{0, 4}, {4, 8}}, {"small", "big"}, nodes);
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  EXPECT_TRUE(plan->stages[0].streamed);
+  EXPECT_EQ(plan->stages[0].memory_bytes, Least(0, 1));
+  EXPECT_FALSE(plan->stages[1].streamed);
+  nodes[0].memory_bytes = Least(0, 1) - 1000;
+  plan = PlanJob(demand_, {{0, 4}, {4, 8}}, {"small", "big"}, nodes);
   ASSERT_EQ(plan.code(), ErrorCode::kInvalidArgument);
   EXPECT_NE(plan.error().message.find("1000 bytes"), std::string::npos) << plan.error().message;
   EXPECT_NE(plan.error().message.find("--on small"), std::string::npos) << plan.error().message;
+}
+
+TEST_F(JobPlanTest, WhatFitsWholeNowhereIsStreamed) {
+  const std::vector<NodeView> nodes = {Node("small", Least(0, 3), 1000)};
+  for (const std::vector<LayerRange>& ranges : {std::vector<LayerRange>{}, std::vector<LayerRange>{{0, 8}}}) {
+    const auto plan = PlanJob(demand_, ranges, {}, nodes);
+    ASSERT_TRUE(plan.ok()) << plan.error().message;
+    ASSERT_EQ(plan->stages.size(), 1u);
+    EXPECT_EQ(plan->stages[0].node, "small");
+    EXPECT_TRUE(plan->stages[0].streamed);
+    EXPECT_NE(RenderPlan(*plan, 64, 512).find("on small, streamed"), std::string::npos);
+  }
 }
 
 TEST_F(JobPlanTest, WhatFitsNowhereIsRefusedSayingByHowMuch) {
