@@ -198,7 +198,9 @@ void TaskRunner::Launch(const Wish& w, uint64_t reserve) {
   }
   if (const Status started = supervisor_.Start(spec); !started.ok()) return log_.Say(w.job->id, started.error().message);
   job_ids_[w.key] = w.job->id;
-  log_.Say(w.job->id, What(w.plan, w.key.merge) + ": started (" + std::to_string(spec.size.threads) + " threads, " + std::to_string(spec.size.window) +
+  const uint32_t layers = w.plan.last_layer - w.plan.first_layer;
+  const std::string streamed = w.key.merge || spec.size.layers >= layers ? "" : "streamed " + std::to_string(GroupLayers(spec.size.layers, layers)) + " at a time, ";
+  log_.Say(w.job->id, What(w.plan, w.key.merge) + ": started (" + streamed + std::to_string(spec.size.threads) + " threads, " + std::to_string(spec.size.window) +
                           " samples in flight, plans with " + FormatSize(spec.planned_bytes) + ")");
 }
 

@@ -6,6 +6,7 @@
   cluster_test.py kills [N [SEED]]  kill -9 of random workers, daemons, coordinators and jobctl until N are dead
   cluster_test.py points [N [SEED]] N jobs, each with one fault at a fail-point of a daemon or its worker: killed, paused, ENOSPC, EIO, ...
   cluster_test.py lost              the tail node is gone for ever: its stage moves
+  cluster_test.py streamed          a node dies for ever, and the one that is left is too small for its stage: it streams it
   cluster_test.py back              a lost node returns and works again; a paused one wakes, is fenced and works again
   cluster_test.py netns             three network namespaces, CURVE, one link cut and mended (77: no privileges)
   cluster_test.py allnodes          every daemon killed, page cache dropped, started again: nothing typed
@@ -215,6 +216,25 @@ def lost():
         assert "n3" in c.jobctl("status", job).stdout, "status does not say which node was lost"
         c.assert_same(job, "a")
     print("cluster_test lost: the tail node died for ever, its stage moved, same bytes")
+
+
+def streamed():
+    with Cluster("streamed", suspect=3, **BUSY) as c:
+        c.golden()
+        args = c.w.args("none", "--threads", "1", "--seq-len", str(c.length), "--memory", "1M")
+        floor = int(re.search(r"at least .*?\((\d+) bytes\)", h.run(args, check=2).stderr)[1])
+        layer = 2 * (BUSY["hidden"] * (3 * BUSY["ffn"] + 3 * BUSY["hidden"]) + 2 * BUSY["hidden"])     # at least: q, o, half as many k and v
+        n1, n2 = c.node("n1"), c.node("n2", "--memory", str(floor + layer + (1 << 10)))
+        c.wait_spoken(n1, n2)
+        job = c.submit("a", "--shard-layers", "4,2", "--on", "n1,n2")
+        assert stage_nodes(c.wait_progress(job, 24)) == ["n1", "n2"]
+        n1.kill()
+        n2.wait_said("stage 0 .*fits no node whole and is streamed")
+        n2.wait_said(r"stage 0 .*: started \(streamed 1 at a time")
+        done = c.wait_job(job)
+        assert stage_nodes(done) == ["n2", "n2"], done["stages"]
+        c.assert_same(job, "a")
+    print("cluster_test streamed: the stage of a dead node was streamed through a smaller one, same bytes")
 
 
 def moved_away(c, job, name):
@@ -657,7 +677,7 @@ def oom():
         raise AssertionError("no limit led to an OOM kill and a finish")
 
 
-MODES = {f.__name__: f for f in (golden, lost, back, netns, allnodes, queue, renames, twins, drain, zmqoff, refuse, skip, words, nosource, oom)}
+MODES = {f.__name__: f for f in (golden, lost, streamed, back, netns, allnodes, queue, renames, twins, drain, zmqoff, refuse, skip, words, nosource, oom)}
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
