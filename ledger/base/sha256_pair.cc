@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "ledger/base/result.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
