@@ -3,6 +3,7 @@
 """A stage larger than its memory, streamed in groups of layers: the bytes are those of a resident run, whatever is killed.
 
   streamed_test.py sizes            one, two, ... layers at once; the cuts between groups are gone in the end
+  streamed_test.py memory           a streamed run needs less than a resident one by the layers that it does not hold, and no more than it said
   streamed_test.py kills [N [SEED]] N kills at random instants, of a worker or of jobctl; each attempt has memory for another number of layers
   streamed_test.py points [N]       each kind of fail-point that a streamed run passes (N of them), as in fail_points_test.py
   streamed_test.py lost             cuts that are still needed disappear between two attempts: they are made again
@@ -57,6 +58,29 @@ def sizes():
             left, _ = w.cuts(name)
             assert left == whole, f"{layers} layers at once: {left} packs are left, {whole} after a resident run"
     print(f"streamed_test sizes: 1 to {LAYERS - 1} of {LAYERS} layers at once, same bytes, no cut left")
+
+
+def memory():
+    layers, hidden, ffn = 12, 1024, 4096
+    layer = 2 * (hidden * 3 * hidden + 3 * hidden * ffn + 2 * hidden)
+    with h.Workspace("streamed-memory", layers=layers, hidden=hidden, ffn=ffn, heads=8, kv=4, vocab=256) as w:
+        h.make_tokens(w.calib, samples=3, length=64, vocab=256)
+        w.make_golden(*THREADS)
+        floor = int(re.search(r"at least .*?\((\d+) bytes\)", h.run(w.args("none", *THREADS, "--memory", "1M"), check=2).stderr)[1])
+        peaks = {}
+        for resident in (layers, 4, 2, 1):
+            name = f"m{resident}"
+            limit = THREADS if resident == layers else [*THREADS, "--memory", str(floor + (resident - 1) * layer)]
+            said = [json.loads(line) for line in h.run(w.args(name, *limit, "--json"), check=0).stdout.splitlines()]
+            planned = next(e for e in said if e["event"] == "plan")["stages"][0]
+            peaks[resident] = next(e for e in said if e["event"] == "done")["report"]["rss_peak_bytes"]
+            assert planned["layers_at_once"] == resident, planned
+            assert peaks[resident] <= planned["memory_bytes"], f"{resident} layers at once: {peaks[resident]} bytes, {planned['memory_bytes']} were planned"
+            w.assert_golden(name)
+        # Not all of it: a streamed run evicts beside its layers, a resident one after them.
+        assert peaks[layers] - peaks[1] > layers // 2 * layer, f"{peaks} bytes at the peak, a layer has {layer}"
+    print("streamed_test memory: peak of " + ", ".join(f"{p >> 20} MiB with {r} of {layers} layers resident" for r, p in peaks.items()) +
+          f"; a layer has {layer >> 20} MiB; never more than planned")
 
 
 def one_attempt(w, args, rng, whole):
@@ -152,7 +176,7 @@ if __name__ == "__main__":
         kills(rest[0] if rest else 8, rest[1] if len(rest) > 1 else random.SystemRandom().randrange(1 << 30))
     elif what == "points":
         points(rest[0] if rest else None)
-    elif what in ("sizes", "lost"):
-        {"sizes": sizes, "lost": lost}[what]()
+    elif what in ("sizes", "memory", "lost"):
+        {"sizes": sizes, "memory": memory, "lost": lost}[what]()
     else:
         sys.exit(__doc__)
