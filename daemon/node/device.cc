@@ -38,14 +38,15 @@ Result<Device> ChooseDevice(const std::string& wanted) {
     const std::string name = cuda_wanted && wanted != "cuda" ? wanted : "cuda:0";
     HOLDFAST_ASSIGN(const Json probe, AskWorker("--probe", name));
     HOLDFAST_ASSIGN(const std::string numerics, GetString(probe, "numerics", "worker probe"));
+    HOLDFAST_ASSIGN(const uint64_t memory, GetUint(probe, "memory_bytes", "worker probe"));
     HOLDFAST_ASSIGN(const Json* devices, GetArray(probe, "devices", "worker probe"));
     const bool seen = std::any_of(devices->begin(), devices->end(), [&](const Json& d) {
       return d.is_string() && (d.get<std::string>() == name || d.get<std::string>().starts_with(name + " "));
     });
-    if (seen) return Device{name, numerics, MatmulDtype::kBf16};
+    if (seen) return Device{name, numerics, MatmulDtype::kBf16, memory};
     if (cuda_wanted) return InvalidArgument("--device " + wanted + ": this build's libtorch sees no such device; use --device cpu, or build against a CUDA libtorch");
   }
-  return Device{"cpu", CpuNumericsClass(), CpuMatmulDtype()};
+  return Device{"cpu", CpuNumericsClass(), CpuMatmulDtype(), 0};
 }
 
 Result<DevicePower> MeasureDevice(const std::string& device) {

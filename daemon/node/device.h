@@ -15,6 +15,7 @@ struct Device {
   std::string name;       // "cpu", "cuda:0"
   std::string numerics;   // numerics class
   MatmulDtype matmul = MatmulDtype::kBf16;
+  uint64_t memory_bytes = 0;   // of the device itself; 0: it lives in the machine's memory
 };
 
 // Directory of the running program; holdfast-worker and holdfast-merge lie beside it.

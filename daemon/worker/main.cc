@@ -28,6 +28,7 @@ void OnSignal(int sig) {
 int Probe(const std::string& device) {
   holdfast::Json j;
   j["devices"] = holdfast::TorchDevices();
+  j["memory_bytes"] = holdfast::DeviceMemoryBytes(device);
   j["numerics"] = holdfast::NumericsClass(device);
   std::printf("%s\n", holdfast::CanonicalJson(j).c_str());
   return 0;

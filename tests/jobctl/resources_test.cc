@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a run plans with: resident or streamed, within --memory, within the device, or not at all.
+#include <gtest/gtest.h>
+
+#include "export/format/hf_config.h"
+#include "jobctl/preflight.h"
+#include "ledger/base/json.h"
+
+namespace holdfast {
+namespace {
+
+constexpr uint32_t kLayers = 8, kSeqLen = 512, kSamples = 16;
+
+class ResourcesTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const auto config = ParseJson(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
+      "num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 4096, "max_position_embeddings": 2048,
+      "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": false, "torch_dtype": "bfloat16"})", "config");
+    ASSERT_TRUE(config.ok());
+    const auto spec = ParseDecoder(*config, "config");
+    ASSERT_TRUE(spec.ok()) << spec.error().message;
+    decoder_ = *spec;
+    const auto plan = DescribeModel(decoder_, Recipe::kNvfp4);
+    ASSERT_TRUE(plan.ok()) << plan.error().message;
+    plan_ = *plan;
+    plan_.stages = {{StageId(0), 0, kLayers}};
+    job_.samples = kSamples;
+    job_.seq_len = kSeqLen;
+    job_.shard_bytes = 5'000'000'000;
+    memory_ = PlanMemory(decoder_, plan_, 0, kLayers, kSeqLen, MatmulDtype::kBf16);
+  }
+  Result<ResourcePlan> Plan(std::optional<uint64_t> memory, const Device& device = {"cpu", "cpu/bf16/test", MatmulDtype::kBf16, 0}) const {
+    RunOptions options;
+    options.memory = memory;
+    return PlanResources(options, decoder_, plan_, job_, device, 2);
+  }
+
+  DecoderSpec decoder_;
+  holdfast::Plan plan_;
+  JobSpec job_;
+  MemoryPlan memory_;
+};
+
+TEST_F(ResourcesTest, WhatFitsIsResident) {
+  const auto r = Plan(uint64_t{64} << 30);
+  ASSERT_TRUE(r.ok()) << r.error().message;
+  EXPECT_FALSE(r->stages[0].streamed());
+  EXPECT_EQ(r->stages[0].size, PreferredSize(2, kLayers));
+  EXPECT_EQ(r->memory_needed, r->stages[0].memory_bytes());
+}
+
+TEST_F(ResourcesTest, WhatDoesNotFitIsStreamedAndNeedsDiskForItsCuts) {
+  const auto resident = Plan(uint64_t{64} << 30), streamed = Plan(memory_.Total(2, 2, 4));
+  ASSERT_TRUE(resident.ok() && streamed.ok());
+  EXPECT_TRUE(streamed->stages[0].streamed());
+  EXPECT_EQ(streamed->stages[0].size, (WorkerSize{2, 2, 4}));
+  EXPECT_LE(streamed->memory_needed, streamed->memory_allowed);
+  EXPECT_EQ(streamed->disk_run - resident->disk_run, 2u * kSamples * kSeqLen * 2048 * 2);   // before and behind one group
+}
+
+TEST_F(ResourcesTest, TheFloorIsOneLayerAndTheRefusalNamesIt) {
+  const uint64_t floor = memory_.Total(1, 1, 1);
+  const auto least = Plan(floor);
+  ASSERT_TRUE(least.ok()) << least.error().message;
+  EXPECT_EQ(least->stages[0].size, (WorkerSize{1, 1, 1}));
+  const auto below = Plan(floor - 1);
+  ASSERT_EQ(below.code(), ErrorCode::kInvalidArgument);
+  EXPECT_NE(below.error().message.find(std::to_string(floor) + " bytes"), std::string::npos) << below.error().message;
+}
+
+TEST_F(ResourcesTest, ADeviceWithMemoryOfItsOwnIsTheLimit) {
+  const Device gpu{"cuda:0", "cuda/bf16/test", MatmulDtype::kBf16, memory_.Total(2, 2, 5) / 95 * 100};
+  const auto r = Plan(std::nullopt, gpu);
+  ASSERT_TRUE(r.ok()) << r.error().message;
+  EXPECT_TRUE(r->stages[0].streamed());
+  EXPECT_LE(r->memory_needed, gpu.memory_bytes);
+}
+
+}  // namespace
+}  // namespace holdfast
