@@ -150,6 +150,24 @@ def kill(pid, sig=signal.SIGKILL):
         return False
 
 
+def attempt_with_kills(args, rng, within, then_within):
+    """Starts this jobctl and, within so many seconds, kills a worker of it, itself, both or nobody: (kills, exit status or None if it was killed, words)."""
+    p = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    time.sleep(rng.uniform(0, within))
+    workers, kills = children(p.pid), 0
+    if workers and rng.random() < 0.5:
+        kills += kill(rng.choice(workers))
+        time.sleep(rng.uniform(0, then_within))
+    if rng.random() < 0.6 and p.poll() is None:
+        workers = children(p.pid)
+        kills += kill(p.pid)
+        p.communicate()
+        assert_no_orphans(workers)
+        return kills, None, ""
+    said = p.communicate(timeout=300)[1]
+    return kills, p.returncode, said
+
+
 class Workspace:
     def __init__(self, name, **model):
         self.dir = tempfile.mkdtemp(prefix=f"holdfast-{name}-", dir=os.environ.get("HOLDFAST_TMP"))

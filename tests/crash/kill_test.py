@@ -36,24 +36,16 @@ def random_kills(budget, seed):
             name = f"r{runs}"
             extra = rng.choice([[], STAGES, ["--stages", "2"]])
             for attempt in range(1000):
-                p = subprocess.Popen(w.args(name, *extra), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
                 if kills >= budget:
+                    last = h.run(w.args(name, *extra))
+                    status, err = last.returncode, last.stderr
                     break
-                time.sleep(rng.uniform(0, whole * rng.choice([0.3, 1.0, 1.6])))
-                workers = h.children(p.pid)
-                if workers and rng.random() < 0.5:
-                    kills += h.kill(rng.choice(workers))
-                    time.sleep(rng.uniform(0, whole / 2))
-                if rng.random() < 0.6 and p.poll() is None:
-                    workers = h.children(p.pid)
-                    kills += h.kill(p.pid)
-                    p.wait()
-                    h.assert_no_orphans(workers)
-                    h.assert_no_half_output(w.path(name))
-                    continue
-                break
-            err = p.communicate(timeout=300)[1]
-            assert p.returncode == 0, f"seed {seed}, run {runs}: exit {p.returncode}\n{err[-3000:]}"
+                killed, status, err = h.attempt_with_kills(w.args(name, *extra), rng, whole * rng.choice([0.3, 1.0, 1.6]), whole / 2)
+                kills += killed
+                if status is not None:
+                    break
+                h.assert_no_half_output(w.path(name))
+            assert status == 0, f"seed {seed}, run {runs}: exit {status}\n{err[-3000:]}"
             w.assert_golden(name)
             w.fsck(name)
             w.drop(name)

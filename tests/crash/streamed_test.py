@@ -39,23 +39,21 @@ class Streamed(h.Workspace):
         """So that this many are resident at once (all: also a few samples more in flight)."""
         return [*THREADS, "--memory", str(self.floor + (layers - 1) * self.layer)] if layers < LAYERS else THREADS
 
-    def cuts(self, name):
-        """Packs on disk beside those of the evicted layers."""
-        status = json.loads(h.run([h.JOBCTL, "fsck", self.path(name) + ".run", "--json"], check=0).stdout)
-        return len(glob.glob(self.path(name) + ".run/pack/*/*.pack")), status
+    def packs(self, name):
+        return glob.glob(self.path(name) + ".run/pack/*/*.pack")
 
 
 def sizes():
     with Streamed("sizes") as w:
         w.make_golden(*THREADS)
-        whole, _ = w.cuts("golden")
+        whole = len(w.packs("golden"))
         for layers in range(1, LAYERS):
             name = f"l{layers}"
             said = h.run(w.args(name, *w.memory(layers)), check=0).stderr
             assert f"streamed {max(1, layers // 2)} at a time" in said, said
             w.assert_golden(name)
             w.fsck(name)
-            left, _ = w.cuts(name)
+            left = len(w.packs(name))
             assert left == whole, f"{layers} layers at once: {left} packs are left, {whole} after a resident run"
     print(f"streamed_test sizes: 1 to {LAYERS - 1} of {LAYERS} layers at once, same bytes, no cut left")
 
@@ -83,24 +81,6 @@ def memory():
           f"; a layer has {layer >> 20} MiB; never more than planned")
 
 
-def one_attempt(w, args, rng, whole):
-    """Runs until it ends or something is killed: (kills, exit status or None, words)."""
-    p = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    time.sleep(rng.uniform(0, whole * rng.choice([0.5, 1.0, 1.5])))
-    workers, kills = h.children(p.pid), 0
-    if workers and rng.random() < 0.5:
-        kills += h.kill(rng.choice(workers))
-        time.sleep(rng.uniform(0, whole / 2))
-    if rng.random() < 0.6 and p.poll() is None:
-        workers = h.children(p.pid)
-        kills += h.kill(p.pid)
-        p.communicate()
-        h.assert_no_orphans(workers)
-        return kills, None, ""
-    said = p.communicate(timeout=300)[1]
-    return kills, p.returncode, said
-
-
 def kills(budget, seed):
     rng = random.Random(seed)
     done = runs = 0
@@ -114,7 +94,7 @@ def kills(budget, seed):
             name, sizes_used = f"r{runs}", []
             for _ in range(1000):
                 sizes_used.append(rng.randint(1, LAYERS))
-                killed, status, said = one_attempt(w, w.args(name, *w.memory(sizes_used[-1])), rng, whole)
+                killed, status, said = h.attempt_with_kills(w.args(name, *w.memory(sizes_used[-1])), rng, whole * rng.choice([0.5, 1.0, 1.5]), whole / 2)
                 done += killed
                 h.assert_no_half_output(w.path(name))
                 if status is not None:
@@ -151,7 +131,7 @@ def lost():
             for victim in [p.pid, *h.children(p.pid)]:
                 h.kill(victim, signal.SIGKILL)
             p.wait()
-            packs = sorted(glob.glob(w.path(name) + ".run/pack/*/*.pack"), key=os.path.getmtime)
+            packs = sorted(w.packs(name), key=os.path.getmtime)
             gone = rng.sample(packs, len(packs) // 2)
             assert gone, "no pack is there yet"
             for pack in gone:
