@@ -112,8 +112,8 @@ Result<JobPlan> PlanJob(const JobDemand& demand, const std::vector<LayerRange>& 
     for (const PlacedRange& p : *placed) {
       const auto node = std::find_if(nodes.begin(), nodes.end(), [&](const NodeView& n) { return n.name == p.node; });
       const uint64_t has = node == nodes.end() ? 0 : node->memory_bytes, resident = memory(p.layers.first, p.layers.second);
-      const bool streamed = has > 0 && resident > has;
-      out.stages.push_back({p.layers, p.node, streamed ? memory.Least(p.layers.first, p.layers.second) : resident, has, streamed});
+      const uint64_t needs = has > 0 ? memory.Within(has, p.layers.first, p.layers.second) : resident;
+      out.stages.push_back({p.layers, p.node, needs, has, has > 0 && resident > has});
     }
   }
   const uint64_t output = PlanOutput(*demand.plan, demand.shard_bytes).total_size;

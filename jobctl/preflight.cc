@@ -21,7 +21,6 @@ namespace holdfast {
 namespace {
 
 constexpr uint64_t kSidecarBytesMax = 512u << 20;
-constexpr uint64_t kDeviceShare = 95;   // percent of a device's own memory: the rest is its driver's
 
 // Files that belong beside quantized weights: tokenizer, templates, processors, licence. Code is never copied.
 bool IsSidecar(const std::string& name) {
@@ -242,7 +241,7 @@ Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec&
     r.memory_minimum += r.stages.back().memory.Total(1, 1, 1);
     longest = std::max(longest, s.last_layer - s.first_layer);
   }
-  r.memory_allowed = options.memory.value_or(device.memory_bytes > 0 ? device.memory_bytes / 100 * kDeviceShare : MemAvailableBytes());
+  r.memory_allowed = options.memory.value_or(device.memory_bytes > 0 ? device.memory_bytes / 100 * kMemoryShare : MemAvailableBytes());
   const auto total = [&](const WorkerSize& size) {
     uint64_t sum = 0;
     for (const auto& s : r.stages) sum += s.memory.Total(size.threads, size.window, size.layers);

@@ -32,6 +32,11 @@ class StageMemory {
   bool streams() const { return streamed_ != nullptr; }
   uint64_t operator()(uint32_t first_layer, uint32_t last_layer) const { return resident_(first_layer, last_layer); }
   uint64_t Least(uint32_t first_layer, uint32_t last_layer) const { return (streamed_ ? streamed_ : resident_)(first_layer, last_layer); }
+  // On a node that has so much: resident where that fits it alone, else streamed.
+  uint64_t Within(uint64_t has, uint32_t first_layer, uint32_t last_layer) const {
+    const uint64_t resident = (*this)(first_layer, last_layer);
+    return resident <= has ? resident : Least(first_layer, last_layer);
+  }
 
  private:
   Function resident_, streamed_;

@@ -48,10 +48,7 @@ bool Coordinator::Movable(const Item& item, size_t index, size_t items) const {
 // Whether a stage runs now on the node that it shares with others, rather than queue.
 bool Coordinator::RunsBeside(const Item& item, const NodeView& node, const std::vector<Item*>& others) const {
   std::vector<LocalStage> local;
-  for (const Item* i : others) {
-    const uint64_t resident = job_->memory(i->layers.first, i->layers.second);
-    local.push_back({*i->stage, i->layers.first, resident <= node.memory_bytes ? resident : job_->memory.Least(i->layers.first, i->layers.second)});
-  }
+  for (const Item* i : others) local.push_back({*i->stage, i->layers.first, job_->memory.Within(node.memory_bytes, i->layers.first, i->layers.second)});
   const std::vector<StageId> chosen = ChooseRunning(std::move(local), RoomOf(node));
   return std::find(chosen.begin(), chosen.end(), *item.stage) != chosen.end();
 }

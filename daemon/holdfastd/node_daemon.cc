@@ -15,7 +15,6 @@ namespace {
 constexpr int kIdleMs = 1000, kBusyMs = 200;
 constexpr uint64_t kLookNs = 1'000'000'000;
 constexpr uint64_t kAskMs = 1500;
-constexpr uint64_t kMemoryShare = 95;                  // percent of what is available that tasks may plan with
 
 class NodeDaemon {
  public:

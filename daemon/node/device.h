@@ -23,6 +23,8 @@ std::string BinaryDir();
 // auto, cpu, cuda, cuda:N. auto takes cuda:0 where there is a driver and libtorch sees it.
 Result<Device> ChooseDevice(const std::string& wanted);
 
+inline constexpr uint64_t kMemoryShare = 95;   // percent of memory that workers may plan with where nobody says how much
+
 struct DevicePower {
   uint64_t memory_bytes = 0;   // of the device itself; 0: it lives in the machine's memory
   uint64_t speed = 1;          // MFLOP/s of a bf16 matmul, of one thread on a CPU
