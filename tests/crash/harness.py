@@ -5,6 +5,7 @@ Standard library only. Everything lives in a temporary directory that the caller
 """
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -24,10 +25,8 @@ def bf16(x):
     return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 & 0xFFFF
 
 
-def make_model(path, layers=4, hidden=64, ffn=128, heads=4, kv=2, vocab=256, seed=1, tied=False, files=1):
-    """A random Llama checkpoint in hub style; returns its config."""
-    os.makedirs(path)
-    rng = random.Random(seed)
+def llama(layers, hidden, ffn, heads, kv, vocab, tied=False):
+    """config.json in hub style, and the shape of every tensor."""
     dim = hidden // heads
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "intermediate_size": ffn,
@@ -46,34 +45,56 @@ def make_model(path, layers=4, hidden=64, ffn=128, heads=4, kv=2, vocab=256, see
             p + "self_attn.v_proj.weight": [kv * dim, hidden], p + "self_attn.o_proj.weight": [hidden, heads * dim],
             p + "mlp.gate_proj.weight": [ffn, hidden], p + "mlp.up_proj.weight": [ffn, hidden], p + "mlp.down_proj.weight": [hidden, ffn],
         })
-    names = sorted(shapes)
+    return config, shapes
+
+
+def safetensors_header(shapes):
+    """(what a file of these BF16 tensors begins with, where each of them lies in the file)."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, {n: 8 + len(text) + t["data_offsets"][0] for n, t in header.items()}
+
+
+def write_model(path, config, files, write):
+    """The directory around the weights. `files` holds the shapes of each safetensors file, write(path, shapes) writes one."""
+    os.makedirs(path)
     weight_map = {}
-    for f in range(files):
-        mine = names[f::files]
-        name = "model.safetensors" if files == 1 else f"model-{f + 1:05d}-of-{files:05d}.safetensors"
-        header, blob = {}, bytearray()
-        for n in mine:
-            count = 1
-            for d in shapes[n]:
-                count *= d
-            one = 1.0 if "norm" in n else 0.0
-            # A pool of normal values, drawn at random: fast, and no two tensors are alike.
-            pool = [bf16(one + rng.gauss(0, 0.08)) for _ in range(997)]
-            start = len(blob)
-            blob += struct.pack(f"<{count}H", *rng.choices(pool, k=count))
-            header[n] = {"dtype": "BF16", "shape": shapes[n], "data_offsets": [start, len(blob)]}
-            weight_map[n] = name
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        with open(os.path.join(path, name), "wb") as out:
-            out.write(struct.pack("<Q", len(text)) + text + blob)
-    if files > 1:
+    for f, shapes in enumerate(files):
+        name = "model.safetensors" if len(files) == 1 else f"model-{f + 1:05d}-of-{len(files):05d}.safetensors"
+        write(os.path.join(path, name), shapes)
+        weight_map.update(dict.fromkeys(shapes, name))
+    if len(files) > 1:
         with open(os.path.join(path, "model.safetensors.index.json"), "w") as out:
             json.dump({"metadata": {}, "weight_map": weight_map}, out)
     with open(os.path.join(path, "config.json"), "w") as out:
         json.dump(config, out, indent=2)
     with open(os.path.join(path, "generation_config.json"), "w") as out:
         json.dump({"bos_token_id": 1, "eos_token_id": 2}, out)
+
+
+def make_model(path, layers=4, hidden=64, ffn=128, heads=4, kv=2, vocab=256, seed=1, tied=False, files=1):
+    """A random Llama checkpoint in hub style; returns its config. For large ones there is tests/bench/make_model.py."""
+    rng = random.Random(seed)
+    config, shapes = llama(layers, hidden, ffn, heads, kv, vocab, tied)
+
+    def fill(name, count):
+        one = 1.0 if "norm" in name else 0.0
+        # A pool of normal values, drawn at random: fast, and no two tensors are alike.
+        pool = [bf16(one + rng.gauss(0, 0.08)) for _ in range(997)]
+        return struct.pack(f"<{count}H", *rng.choices(pool, k=count))
+
+    def write(to, mine):
+        with open(to, "wb") as out:
+            out.write(safetensors_header(mine)[0])
+            for name, shape in mine.items():
+                out.write(fill(name, math.prod(shape)))
+
+    names = sorted(shapes)
+    write_model(path, config, [{n: shapes[n] for n in names[f::files]} for f in range(files)], write)
     return config
 
 
