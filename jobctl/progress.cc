@@ -51,6 +51,11 @@ void Progress::EventJson(const Json& line) {
   std::fflush(stdout);
 }
 
+void Progress::AddPhase(const std::string& phase, uint64_t ms) {
+  phase_ms_[phase] += ms;
+  attributed_ns_ = clock_.MonotonicNs();
+}
+
 void Progress::Attribute(const std::string& phase) {
   const uint64_t now = clock_.MonotonicNs();
   phase_ms_[phase] += (now - attributed_ns_) / 1'000'000;

@@ -25,9 +25,9 @@ class Progress {
   void EventJson(const Json& line);              // JSON mode only
   void Stages(const std::vector<StageProgress>& stages);
   void Merge(const MergeProgress& merge);
-  // Milliseconds that passed in each phase, as shown ("load", "calibrate", "evict", "merge").
+  // Milliseconds that passed in each phase, as shown ("load", "calibrate", "evict", "merge"), and in those that AddPhase named: no time counts twice.
   const std::map<std::string, uint64_t>& phase_ms() const { return phase_ms_; }
-  void AddPhase(const std::string& phase, uint64_t ms) { phase_ms_[phase] += ms; }
+  void AddPhase(const std::string& phase, uint64_t ms);   // that ends now; what passed besides since the last one belongs to no phase
   Mode mode() const { return mode_; }
 
  private:
