@@ -11,6 +11,7 @@
 #include <new>
 #include <string>
 
+#include "calib/probe/probe.h"
 #include "calib/runner/runner.h"
 #include "daemon/worker/exit_code.h"
 #include "daemon/worker/stage_worker.h"
@@ -40,6 +41,22 @@ int Measure(const std::string& device) {
   return 0;
 }
 
+int MeasureLayer(const char* question) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ::alarm(holdfast::kProbeSecondsMax);   // ends this process if something hangs
+  holdfast::PosixFileSystem fs;
+  const holdfast::RealClock clock;
+  const auto asked = holdfast::LayerQuestion::Decode(question);
+  const auto probe = asked.ok() ? holdfast::ProbeLayer(fs, clock, *asked) : holdfast::Result<holdfast::LayerProbe>(asked.error());
+  if (!probe.ok()) {
+    std::fprintf(stderr, "%s\n", probe.error().message.c_str());
+    return holdfast::ExitCodeOf(probe.error());
+  }
+  std::printf("%s\n", holdfast::CanonicalJson(probe->ToJson()).c_str());
+  std::fflush(nullptr);
+  _exit(0);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -48,8 +65,9 @@ int main(int argc, char** argv) {
   if (arg == "--version") return std::printf("holdfast-worker %s\n", HOLDFAST_VERSION) > 0 ? 0 : 1;
   if (arg == "--probe" && argc == 3) return Probe(argv[2]);
   if (arg == "--measure" && argc == 3) return Measure(argv[2]);
+  if (arg == "--measure-layer" && argc == 3) return MeasureLayer(argv[2]);
   if (argc != 2 || arg == "--help") {
-    std::printf("usage: holdfast-worker JSON | --probe DEVICE | --measure DEVICE | --version\n\nComputes one stage of a run. Started by `jobctl run` and holdfastd(8); see jobctl(1).\n\n"
+    std::printf("usage: holdfast-worker JSON | --probe DEVICE | --measure DEVICE | --measure-layer JSON | --version\n\nComputes one stage of a run. Started by `jobctl run` and holdfastd(8); see jobctl(1).\n\n"
                 "EXIT STATUS: 0 stage sealed, 1 failed, 2 refused its input, 71 out of memory, 75 stopped, resumable.\n");
     return arg == "--help" ? 0 : 2;
   }

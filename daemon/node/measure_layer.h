@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Asks holdfast-worker to measure one layer of a model (whoever includes this has no torch).
+#pragma once
+
+#include "calib/model/layer_probe.h"
+#include "ledger/base/clock.h"
+
+namespace holdfast {
+
+// Takes seconds, a minute at most. Errors say why there is no measure; nothing depends on one.
+Result<LayerProbe> MeasureLayer(const Clock& clock, const LayerQuestion& question);
+
+}  // namespace holdfast
