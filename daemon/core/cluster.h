@@ -48,6 +48,12 @@ struct TaskView {
   bool merge = false;
   std::string state;                           // TaskBeat::state
   std::string error_code, error;
+  std::string device = {};                     // of the node, where it has several
+};
+
+struct DeviceView {                            // one of several devices of a node
+  std::string name, numerics;                  // "cuda:1"
+  uint64_t memory_bytes = 0, memory_elsewhere = 0, speed = 1;   // as NodeView's, of this device
 };
 
 struct NodeView {                              // from a beat
@@ -61,7 +67,15 @@ struct NodeView {                              // from a beat
   uint64_t speed = 1;                          // relative; never 0
   std::string version, numerics;               // "0.2.0", "cpu/bf16/avx512_bf16/libtorch-1.13.1"
   std::vector<TaskView> tasks;                 // of this job only
+  std::vector<DeviceView> devices = {};        // of a node that has several; empty: one, which the fields above describe
 };
+
+// A seat is a place for a stage: a node, or one device of a node that has several. Everything that is placed is placed on seats; everything that lives,
+// claims and is lost is a node. The seat of a node with one device has the node's name, others are called "node/device".
+std::vector<NodeView> SeatsOf(const NodeView& node);   // each with the memory, speed and numerics of its device, and without `devices`
+std::string SeatName(const std::string& node, const std::string& device);
+std::string NodeOfSeat(const std::string& seat);
+std::string DeviceOfSeat(const std::string& seat);     // "" = the node's only one
 
 struct BlameView {                             // a sample that its stage can do nothing without, and that is not left out yet
   uint32_t sample = 0;

@@ -59,7 +59,7 @@ Coordinator::News Coordinator::On(const Assigned& e) {
   for (const Assignment::Entry& s : assignment_->stages) {
     heard_.Name(s.node, since);
     Seat& seat = seats_[s.stage];
-    if (seat.since == 0 || seat.node != s.node) seat = {s.node, now_};
+    if (const std::string name = SeatName(s.node, s.device); seat.since == 0 || seat.node != name) seat = {name, now_};
   }
   return News::kNo;  // the view of the job as it is now follows
 }
@@ -80,7 +80,7 @@ void Coordinator::HearTasks(HeardNode& node) {
     if (t.state == "refused" && !heard_.Refused(node)) node.refused = bar;
     if (t.state != "failed") continue;
     if (!HoldsOnEveryNode(t.error_code)) {
-      node.gave_up[stage] = bar;
+      node.gave_up[{stage, t.device}] = bar;
     } else if (Named(node.view.name, stage) && now_ - heard_.born() >= policy_.gather_ns) {
       const std::string what = t.merge ? "the merge" : "stage " + std::to_string(stage.value);
       Fail(what + " on " + node.view.name + ": " + t.error + " (" + t.error_code + "): the same on every node");
@@ -104,11 +104,13 @@ bool Coordinator::FailGivenUp(StageId stage, const std::string& what, bool place
   uint32_t gave_up = 0;
   bool hope = placed;
   for (const auto& [name, n] : heard_.nodes()) {
-    if (heard_.GaveUp(n, stage)) {
-      names += (gave_up++ == 0 ? "" : ", ") + name;
-      last = n.gave_up.at(stage).error;
-    } else if (!n.lost && (!n.heard || (WhyNot(n, required).empty() && n.view.memory_bytes >= needs))) {
-      hope = true;
+    for (const NodeView& seat : stage == kMergeStage ? std::vector<NodeView>{n.view} : SeatsOf(n.view)) {
+      if (const std::string* why = GaveUp(seat.name, stage)) {
+        names += (gave_up++ == 0 ? "" : ", ") + seat.name;
+        last = *why;
+      } else if (!n.lost && (!n.heard || (WhyNot(n, seat, required).empty() && seat.memory_bytes >= needs))) {
+        hope = true;
+      }
     }
   }
   if (gave_up < kGiveUpsMax && (gave_up == 0 || hope || !Settled())) return false;
@@ -151,16 +153,16 @@ void Coordinator::DecideMerge() {
   const std::string now_at = assignment_ ? assignment_->merge_node : "";
   std::string reason = "all stages are sealed";
   if (const HeardNode* n = heard_.Find(now_at)) {
-    const std::string why_not = n->heard ? WhyNot(*n, anything) : "";
+    const std::string why_not = n->heard ? WhyNot(*n, n->view, anything) : "";
     if (n->lost) reason = "node " + now_at + " lost (silent for " + SecondsText(policy_.suspect_ns) + ")";
-    else if (heard_.GaveUp(*n, kMergeStage)) reason = now_at + " gave up: " + n->gave_up.at(kMergeStage).error;
+    else if (const std::string* why = heard_.GaveUp(*n, kMergeStage)) reason = now_at + " gave up: " + *why;
     else if (!why_not.empty()) reason = why_not;
     else return;
   }
   const HeardNode* best = nullptr;
   const auto rank = [](const HeardNode& n) { return std::tuple(n.view.paused, ~n.view.speed, n.view.name); };
   for (const auto& [name, n] : heard_.nodes()) {
-    const bool may = heard_.Fresh(n, now_) && !n.lost && WhyNot(n, anything).empty() && !heard_.GaveUp(n, kMergeStage);
+    const bool may = heard_.Fresh(n, now_) && !n.lost && WhyNot(n, n.view, anything).empty() && !heard_.GaveUp(n, kMergeStage);
     if (may && (!best || rank(n) < rank(*best))) best = &n;
   }
   if (FailGivenUp(kMergeStage, "the merge", best != nullptr, 0, anything)) return;
@@ -175,10 +177,13 @@ void Coordinator::DecideMerge() {
 void Coordinator::SayWhyNot(const Requirement& required) {
   for (const auto& [name, n] : heard_.nodes()) {
     if (!heard_.Fresh(n, now_)) continue;
-    const std::string why = WhyNot(n, required);
-    std::string& said = said_[name];
-    if (said != why) SayText(why.empty() ? name + " may take work again" : why + ": it gets nothing of this job");
-    said = why;
+    std::string before;                        // what is said of a node is said once, not of each of its devices
+    for (const NodeView& seat : SeatsOf(n.view)) {
+      const std::string why = WhyNot(n, seat, required);
+      std::string& said = said_[seat.name];
+      if (said != why && (why.empty() || why != before)) SayText(why.empty() ? seat.name + " may take work again" : why + ": it gets nothing of this job");
+      said = before = why;
+    }
   }
 }
 

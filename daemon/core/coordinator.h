@@ -16,7 +16,10 @@
 //   - failure for good: a worker refused its input for reasons that hold on every node (error_code invalid_argument, unsupported, corrupt),
 //     or a stage was given up on by kGiveUpsMax nodes or by every fit one
 //
-// What nodes report (NodeView::tasks) counts as long as the node's incarnation lives. "refused" bars it from the job, "failed" from that stage
+// Stages lie on seats (cluster.h): a node, or one device of a node that has several. A name of a node below is that of a seat where a place is meant;
+// who lives, is lost, drains or merges is a node.
+//
+// What nodes report (NodeView::tasks) counts as long as the node's incarnation lives. "refused" bars it from the job, "failed" (that device of it) from that stage
 // or the merge, "fenced" and the rest are no failure. Input that is bad everywhere ends the job only if the reporting node has the task
 // by the latest assignment and `gather` has passed since this coordinator was born: a report of an attempt before `jobctl resume` is none.
 // Nodes of another holdfast version, or another libtorch than the first that worked on this job, get nothing; the note names both.
@@ -82,7 +85,7 @@ class Coordinator {
   struct Requirement {
     std::string numerics, torch;
   };
-  // A range, where it lies, and where this decision puts it.
+  // A range, where it lies (a seat), and where this decision puts it.
   struct Item {
     LayerRange layers;
     std::optional<StageId> stage;          // nullopt: newly cut
@@ -123,7 +126,9 @@ class Coordinator {
   bool Begun() const;
   Requirement Required() const;
   Requirement MostCapable() const;
-  std::string WhyNot(const HeardNode& node, const Requirement& required) const;
+  std::string WhyNot(const HeardNode& node, const NodeView& seat, const Requirement& required) const;
+  std::optional<NodeView> FindSeat(const std::string& seat) const;
+  const std::string* GaveUp(const std::string& seat, StageId stage) const;
   std::vector<NodeView> Usable(const Requirement& required) const;
   std::vector<Item> Items(const Requirement& required) const;
   bool Stuck(const Item& item, const HeardNode& node, const Requirement& required) const;
@@ -161,7 +166,7 @@ class Coordinator {
   std::map<StageId, TimeNs> moved_;                  // when its tail last did
   std::map<StageId, Seat> seats_;
   std::map<StageId, TimeNs> unfit_since_;            // fits no node that is there
-  std::map<std::string, std::string> said_;          // per node: why it gets nothing
+  std::map<std::string, std::string> said_;          // per seat: why it gets nothing
   std::string torch_;                                // as of the last proposal
   std::vector<CoordinatorAction> actions_;
 };

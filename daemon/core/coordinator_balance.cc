@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The part of the coordinator that gives work to a node that has nothing to do: one that came back, a new one, or one whose stages are
-// sealed. Taken from are nodes with more than one stage: first what queues there, then what shares the node.
+// The part of the coordinator that gives work to a seat (a node, or one of its devices) that has nothing to do: one that came back, a new one, or one
+// whose stages are sealed. Taken from are seats with more than one stage: first what queues there, then what shares the seat.
 #include <algorithm>
 #include <tuple>
 #include <utility>
@@ -30,7 +30,7 @@ double Coordinator::LoadOf(const NodeView& node, const std::vector<Item*>& items
 std::vector<const NodeView*> Coordinator::Idle(const Lying& at, const std::vector<NodeView>& usable) const {
   std::vector<const NodeView*> idle;
   for (const NodeView& n : usable) {
-    const bool steady = now_ - heard_.Find(n.name)->present >= policy_.tenure_ns || Is(CoordinatorPolicy::Mutant::kNoTenure);
+    const bool steady = now_ - heard_.Find(NodeOfSeat(n.name))->present >= policy_.tenure_ns || Is(CoordinatorPolicy::Mutant::kNoTenure);
     if (!at.contains(n.name) && !n.paused && steady) idle.push_back(&n);
   }
   std::stable_sort(idle.begin(), idle.end(), [](const NodeView* a, const NodeView* b) { return a->speed > b->speed; });
@@ -39,7 +39,7 @@ std::vector<const NodeView*> Coordinator::Idle(const Lying& at, const std::vecto
 
 // Whether its place may change for the sake of balance: it is settled there, and --on does not ask for that node.
 bool Coordinator::Movable(const Item& item, size_t index, size_t items) const {
-  if (item.sealed || item.place.node.empty() || (job_->on.size() == items && job_->on[index] == item.place.node)) return false;
+  if (item.sealed || item.place.node.empty() || (job_->on.size() == items && job_->on[index] == NodeOfSeat(item.place.node))) return false;
   if (Is(CoordinatorPolicy::Mutant::kNoTenure)) return true;
   const auto seat = item.stage ? seats_.find(*item.stage) : seats_.end();
   return item.pinned && seat != seats_.end() && now_ - seat->second.since >= policy_.tenure_ns;
@@ -66,7 +66,7 @@ Coordinator::Item* Coordinator::BestMove(std::vector<Item>& items, const Lying& 
     if (from == usable.end() || from->name == to.name || !item.stage || !Movable(item, i, items.size())) continue;
     const std::vector<Item*>& beside = at.at(from->name);
     if (beside.size() < 2 && !takes_all) continue;
-    if (job_->memory(item.layers.first, item.layers.second) > RoomOf(to) || heard_.GaveUp(*heard_.Find(to.name), *item.stage)) continue;
+    if (job_->memory(item.layers.first, item.layers.second) > RoomOf(to) || GaveUp(to.name, *item.stage)) continue;
     const double there = own + LoadOf(to, {&item}), here = LoadOf(*from, beside);
     if (there > kGain * here && !takes_all) continue;
     const std::tuple rank(!RunsBeside(item, *from, beside), here, item.layers.first);

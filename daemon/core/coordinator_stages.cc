@@ -49,7 +49,9 @@ void Coordinator::DecideStages() {
 
 // The first placement waits a little for more nodes to speak up, and for any node at all as long as one may be silent.
 bool Coordinator::MayBegin(const std::vector<NodeView>& usable) {
-  const auto there = [&](const std::string& name) { return std::any_of(usable.begin(), usable.end(), [&](const NodeView& n) { return n.name == name; }); };
+  const auto there = [&](const std::string& name) {
+    return std::any_of(usable.begin(), usable.end(), [&](const NodeView& n) { return NodeOfSeat(n.name) == name; });
+  };
   if (!job_->on.empty() && std::all_of(job_->on.begin(), job_->on.end(), there)) return true;
   if (usable.empty()) gathering_.reset();
   else if (!gathering_) gathering_ = now_;
@@ -60,7 +62,10 @@ bool Coordinator::MayBegin(const std::vector<NodeView>& usable) {
 bool Coordinator::Untouched() const {
   if (job_->stages_given || Begun()) return false;
   const auto gave_up = [this](const StageView& s) {
-    return std::any_of(heard_.nodes().begin(), heard_.nodes().end(), [&](const auto& n) { return heard_.GaveUp(n.second, s.stage); });
+    return std::any_of(heard_.nodes().begin(), heard_.nodes().end(), [&](const auto& n) {
+      const std::vector<NodeView> seats = SeatsOf(n.second.view);
+      return std::any_of(seats.begin(), seats.end(), [&](const NodeView& seat) { return GaveUp(seat.name, s.stage) != nullptr; });
+    });
   };
   const auto given = [](const Assignment::Entry& e) { return !e.node.empty(); };
   return std::none_of(job_->stages.begin(), job_->stages.end(), gave_up) &&
@@ -81,7 +86,7 @@ Coordinator::Requirement Coordinator::Required() const {
   if (!job_->reproducible && assignment_) {
     for (const Assignment::Entry& e : assignment_->stages) {
       const HeardNode* n = heard_.Find(e.node);
-      if (n && n->heard && !n->lost) return {"", TorchOf(n->view.numerics)};
+      if (n && n->heard && !n->lost) return {"", TorchOf(n->view.numerics)};   // one libtorch serves all devices of a node
     }
     if (!torch_.empty() && Begun()) return {"", torch_};
   }
@@ -115,7 +120,20 @@ Coordinator::Requirement Coordinator::MostCapable() const {
   return job_->reproducible ? Requirement{best, TorchOf(best)} : Requirement{"", best};
 }
 
-std::string Coordinator::WhyNot(const HeardNode& node, const Requirement& required) const {
+std::optional<NodeView> Coordinator::FindSeat(const std::string& seat) const {
+  const HeardNode* n = heard_.Find(NodeOfSeat(seat));
+  for (const NodeView& s : n ? SeatsOf(n->view) : std::vector<NodeView>{}) {
+    if (s.name == seat) return s;
+  }
+  return std::nullopt;
+}
+
+const std::string* Coordinator::GaveUp(const std::string& seat, StageId stage) const {
+  const HeardNode* n = heard_.Find(NodeOfSeat(seat));
+  return n ? heard_.GaveUp(*n, stage, DeviceOfSeat(seat)) : nullptr;
+}
+
+std::string Coordinator::WhyNot(const HeardNode& node, const NodeView& seat, const Requirement& required) const {
   const NodeView& v = node.view;
   if (v.draining) return v.name + " drains";
   if (v.version != policy_.version) return v.name + " has holdfast " + v.version + ", this job is coordinated by " + policy_.version;
@@ -123,8 +141,8 @@ std::string Coordinator::WhyNot(const HeardNode& node, const Requirement& requir
     const std::string has = TorchOf(v.numerics);
     return v.name + " has " + (has.empty() ? "no libtorch that it names" : has) + ", this job has " + required.torch;
   }
-  if (!required.numerics.empty() && v.numerics != required.numerics) {
-    return v.name + " computes as " + v.numerics + ", this job is pinned to " + required.numerics + " (--reproducible)";
+  if (!required.numerics.empty() && seat.numerics != required.numerics) {
+    return seat.name + " computes as " + seat.numerics + ", this job is pinned to " + required.numerics + " (--reproducible)";
   }
   if (heard_.Refused(node)) return v.name + " refused: " + Shortened(node.refused->error);
   return "";
@@ -133,7 +151,10 @@ std::string Coordinator::WhyNot(const HeardNode& node, const Requirement& requir
 std::vector<NodeView> Coordinator::Usable(const Requirement& required) const {
   std::vector<NodeView> usable;
   for (const auto& [name, n] : heard_.nodes()) {
-    if (heard_.Fresh(n, now_) && !n.lost && WhyNot(n, required).empty()) usable.push_back(n.view);
+    if (!heard_.Fresh(n, now_) || n.lost) continue;
+    for (NodeView& seat : SeatsOf(n.view)) {
+      if (WhyNot(n, seat, required).empty()) usable.push_back(std::move(seat));
+    }
   }
   return usable;
 }
@@ -149,7 +170,7 @@ std::vector<Coordinator::Item> Coordinator::Items(const Requirement& required) c
     for (const Assignment::Entry& e : assignment_ ? assignment_->stages : std::vector<Assignment::Entry>{}) {
       if (e.stage != s.stage) continue;
       item.entered = true;
-      item.before = e.node;
+      item.before = SeatName(e.node, e.device);
       item.old_note = e.note;
     }
     item.reason = WhyLeave(item, required);
@@ -161,15 +182,18 @@ std::vector<Coordinator::Item> Coordinator::Items(const Requirement& required) c
 
 // Why a stage cannot stay on the node that has it; "" when it can, or has none.
 std::string Coordinator::WhyLeave(const Item& item, const Requirement& required) const {
-  const HeardNode* n = heard_.Find(item.before);
+  const std::string node = NodeOfSeat(item.before);
+  const HeardNode* n = heard_.Find(node);
   if (!n) return "";
-  if (n->lost) return "node " + item.before + " lost (silent for " + SecondsText(policy_.suspect_ns) + ")";
+  if (n->lost) return "node " + node + " lost (silent for " + SecondsText(policy_.suspect_ns) + ")";
   if (!n->heard) return "";
-  const std::string why_not = WhyNot(*n, required);
+  const std::optional<NodeView> seat = FindSeat(item.before);
+  if (!seat) return "node " + node + " was started anew with other devices than " + item.before;
+  const std::string why_not = WhyNot(*n, *seat, required);
   if (!why_not.empty()) return why_not;
-  if (heard_.GaveUp(*n, *item.stage)) return item.before + " gave up: " + Shortened(n->gave_up.at(*item.stage).error);
+  if (const std::string* why = GaveUp(item.before, *item.stage)) return item.before + " gave up: " + Shortened(*why);
   const uint64_t needs = job_->memory.Least(item.layers.first, item.layers.second);
-  if (needs > n->view.memory_bytes) return item.before + " has " + FormatSize(n->view.memory_bytes) + " now, it needs " + FormatSize(needs);
+  if (needs > seat->memory_bytes) return item.before + " has " + FormatSize(seat->memory_bytes) + " now, it needs " + FormatSize(needs);
   if (Stuck(item, *n, required)) return item.before + " has been short of memory for " + SecondsText(policy_.suspect_ns);
   return "";
 }
@@ -182,7 +206,7 @@ bool Coordinator::Stuck(const Item& item, const HeardNode& node, const Requireme
   const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
   const std::vector<NodeView> usable = Usable(required);
   return std::any_of(usable.begin(), usable.end(), [&](const NodeView& n) {
-    return !n.paused && needs <= RoomOf(n) && !heard_.GaveUp(*heard_.Find(n.name), *item.stage);
+    return !n.paused && needs <= RoomOf(n) && !GaveUp(n.name, *item.stage);
   });
 }
 
@@ -213,7 +237,7 @@ StageWish Coordinator::WishOf(const Item& item, size_t index, size_t items, cons
     if (s.stage == *item.stage && !item.pinned) wish.owner = s.owner;
   }
   for (const NodeView& n : usable) {
-    if (heard_.GaveUp(*heard_.Find(n.name), *item.stage)) wish.barred.push_back(n.name);
+    if (GaveUp(n.name, *item.stage)) wish.barred.push_back(n.name);
   }
   return wish;
 }
@@ -245,14 +269,16 @@ void Coordinator::Place(std::vector<Item>& items, const std::vector<NodeView>& u
 
 // Why a stage lies elsewhere than --on asks for; "" when it does not.
 std::string Coordinator::NotAsAsked(const StageWish& wish, const Item& item, const Requirement& required) const {
-  if (wish.asked.empty() || item.place.node == wish.asked) return "";
+  if (wish.asked.empty() || NodeOfSeat(item.place.node) == wish.asked) return "";
   const HeardNode& n = *heard_.Find(wish.asked);
   const uint64_t needs = job_->memory.Least(item.layers.first, item.layers.second);
-  const std::string why_not = n.heard ? WhyNot(n, required) : "";
+  const std::vector<NodeView> seats = SeatsOf(n.view);
+  const std::string why_not = n.heard ? WhyNot(n, seats.front(), required) : "";
+  const bool gave_up = std::any_of(seats.begin(), seats.end(), [&](const NodeView& seat) { return GaveUp(seat.name, *item.stage) != nullptr; });
   std::string text = "--on asks for " + wish.asked;
   if (n.lost) return text + (n.heard ? ", which is lost" : ", which was never heard: see `jobctl nodes`");
   if (!why_not.empty()) return text + ", but " + why_not;
-  return text + (heard_.GaveUp(n, *item.stage) ? ", which gave up on it" : ", which is too small: it needs " + FormatSize(needs));
+  return text + (gave_up ? ", which gave up on it" : ", which is too small: it needs " + FormatSize(needs));
 }
 
 // By how much the largest node is too small, and of every other node that is there why it cannot.
@@ -260,9 +286,12 @@ std::string Coordinator::WaitNote(const Item& item, const std::string& note, con
   std::string text = note;
   for (const auto& [name, n] : heard_.nodes()) {
     if (!n.heard || n.lost) continue;
-    const std::string why = WhyNot(n, required);
-    Append(text, why);
-    if (why.empty() && item.stage && heard_.GaveUp(n, *item.stage)) Append(text, name + " gave up: " + Shortened(n.gave_up.at(*item.stage).error));
+    for (const NodeView& seat : SeatsOf(n.view)) {
+      const std::string why = WhyNot(n, seat, required);
+      Append(text, why);
+      const std::string* gave_up = item.stage ? GaveUp(seat.name, *item.stage) : nullptr;
+      if (why.empty() && gave_up) Append(text, seat.name + " gave up: " + Shortened(*gave_up));
+    }
   }
   return text.empty() ? "no node is there" : text;
 }
@@ -272,7 +301,9 @@ bool Coordinator::FitsSomeone(const Item& item, const Requirement& required) con
   const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
   return std::any_of(heard_.nodes().begin(), heard_.nodes().end(), [&](const auto& entry) {
     const HeardNode& n = entry.second;
-    return n.heard && !n.lost && WhyNot(n, required).empty() && n.view.memory_bytes >= needs;
+    if (!n.heard || n.lost) return false;
+    const std::vector<NodeView> seats = SeatsOf(n.view);
+    return std::any_of(seats.begin(), seats.end(), [&](const NodeView& s) { return WhyNot(n, s, required).empty() && s.memory_bytes >= needs; });
   });
 }
 
@@ -287,7 +318,7 @@ bool Coordinator::Split(std::vector<Item>& items, const std::vector<NodeView>& u
       cut.push_back(std::move(item));
       continue;
     }
-    const HeardNode* had = heard_.Find(item.before);
+    const HeardNode* had = heard_.Find(NodeOfSeat(item.before));
     const TimeNs since = unfit_since_.try_emplace(*item.stage, had && had->lost ? had->alive : now_).first->second;
     const auto pieces = now_ - since >= policy_.suspect_ns ? SplitRange(item.layers, usable, job_->memory) : std::nullopt;
     if (pieces && pieces->size() == 1 && !pieces->front().node.empty()) {

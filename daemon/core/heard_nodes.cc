@@ -15,9 +15,13 @@ bool SameWords(const NodeView& a, const NodeView& b) {
     return std::tie(v.draining, v.paused, v.storage_stalled, v.memory_bytes, v.memory_elsewhere, v.speed, v.version, v.numerics);
   };
   const auto same = [](const TaskView& s, const TaskView& t) {
-    return std::tie(s.stage, s.merge, s.state, s.error_code, s.error) == std::tie(t.stage, t.merge, t.state, t.error_code, t.error);
+    return std::tie(s.stage, s.merge, s.state, s.error_code, s.error, s.device) == std::tie(t.stage, t.merge, t.state, t.error_code, t.error, t.device);
   };
-  return words(a) == words(b) && std::equal(a.tasks.begin(), a.tasks.end(), b.tasks.begin(), b.tasks.end(), same);
+  const auto same_device = [](const DeviceView& s, const DeviceView& t) {
+    return std::tie(s.name, s.numerics, s.memory_bytes, s.memory_elsewhere, s.speed) == std::tie(t.name, t.numerics, t.memory_bytes, t.memory_elsewhere, t.speed);
+  };
+  return words(a) == words(b) && std::equal(a.tasks.begin(), a.tasks.end(), b.tasks.begin(), b.tasks.end(), same) &&
+         std::equal(a.devices.begin(), a.devices.end(), b.devices.begin(), b.devices.end(), same_device);
 }
 
 }  // namespace
@@ -90,9 +94,9 @@ bool HeardNodes::AnyFresh(TimeNs now) const {
   return std::any_of(nodes_.begin(), nodes_.end(), [&](const auto& n) { return Fresh(n.second, now); });
 }
 
-bool HeardNodes::GaveUp(const HeardNode& n, StageId stage) const {
-  const auto bar = n.gave_up.find(stage);
-  return bar != n.gave_up.end() && bar->second.incarnation == n.view.incarnation;
+const std::string* HeardNodes::GaveUp(const HeardNode& n, StageId stage, const std::string& device) const {
+  const auto bar = n.gave_up.find({stage, device});
+  return bar != n.gave_up.end() && bar->second.incarnation == n.view.incarnation ? &bar->second.error : nullptr;
 }
 
 }  // namespace holdfast

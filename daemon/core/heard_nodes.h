@@ -15,6 +15,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/core/cluster.h"
@@ -34,7 +35,7 @@ struct HeardNode {
   TimeNs paused = 0;             // since when it says so, if it does
   std::map<Nonce, uint64_t> counts;
   std::optional<Bar> refused;                  // the whole job
-  std::map<StageId, Bar> gave_up;              // kMergeStage: the merge
+  std::map<std::pair<StageId, std::string>, Bar> gave_up;   // of a stage on a device ("": the only one); kMergeStage: the merge
 };
 inline constexpr StageId kMergeStage{0xffff};
 
@@ -59,7 +60,8 @@ class HeardNodes {
   bool Fresh(const HeardNode& n, TimeNs now) const { return n.heard && now - n.beat <= FreshFor(); }
   bool AnyFresh(TimeNs now) const;
   bool Refused(const HeardNode& n) const { return n.refused && n.refused->incarnation == n.view.incarnation; }
-  bool GaveUp(const HeardNode& n, StageId stage) const;
+  // Why it gave up on that; null: it did not, in this life.
+  const std::string* GaveUp(const HeardNode& n, StageId stage, const std::string& device = "") const;
   // Every node that is alive has had its chance to say so.
   bool KnowsAll(TimeNs now) const { return now - doubt_ >= suspect_ns_; }
   TimeNs born() const { return born_; }

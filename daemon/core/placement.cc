@@ -32,8 +32,17 @@ class Loads {
     layers_[node] += r.second - r.first;
   }
   bool Fits(const std::string& node, const StageWish& w) const { return FitsIn(memory_(w.layers.first, w.layers.second), node, w); }
-  bool FitsStreamed(const std::string& node, const StageWish& w) const { return FitsIn(memory_.Least(w.layers.first, w.layers.second), node, w); }
-  std::string Choose(const StageWish& w) const;
+  // The best seat for a wish, "" when it fits none: of them all, or of those of this node (or this seat alone).
+  std::string Choose(const StageWish& w) const {
+    return Best(w, [&](const std::string& seat) { return Fits(seat, w); });
+  }
+  std::string ChooseAt(const std::string& node, const StageWish& w) const {
+    return Best(w, [&](const std::string& seat) { return IsAt(seat, node) && Fits(seat, w); });
+  }
+  std::string ChooseStreamedAt(const std::string& node, const StageWish& w) const {
+    const uint64_t least = memory_.Least(w.layers.first, w.layers.second);
+    return Best(w, [&](const std::string& seat) { return IsAt(seat, node) && FitsIn(least, seat, w); });
+  }
   std::string WhyNone(const StageWish& w) const;
 
  private:
@@ -41,7 +50,10 @@ class Loads {
     const auto n = nodes_.find(node);
     return n != nodes_.end() && !Barred(node, w) && needs <= RoomOf(n->second);
   }
+  static bool IsAt(const std::string& seat, const std::string& node) { return seat == node || NodeOfSeat(seat) == node; }
   static bool Barred(const std::string& node, const StageWish& w) { return std::find(w.barred.begin(), w.barred.end(), node) != w.barred.end(); }
+  template <class F>
+  std::string Best(const StageWish& w, F may) const;
   uint64_t Get(const std::map<std::string, uint64_t>& of, const std::string& node) const {
     const auto it = of.find(node);
     return it == of.end() ? 0 : it->second;
@@ -52,17 +64,19 @@ class Loads {
   std::map<std::string, uint64_t> used_, layers_;
 };
 
-// The best node for a wish that has neither the node it asked for nor its owner; "" when it fits nowhere.
-std::string Loads::Choose(const StageWish& w) const {
+// Where one device of a node failed, the others are tried after other nodes: the node itself may be what is wrong.
+template <class F>
+std::string Loads::Best(const StageWish& w, F may) const {
   const uint64_t needs = memory_(w.layers.first, w.layers.second);
   const auto rank = [&](const NodeView& n) {
+    const bool doubtful = std::any_of(w.barred.begin(), w.barred.end(), [&](const std::string& b) { return NodeOfSeat(b) == NodeOfSeat(n.name); });
     const bool no_room = Get(used_, n.name) + needs > RoomOf(n);
     const uint64_t layers = Get(layers_, n.name) + w.layers.second - w.layers.first;
-    return std::tuple(n.paused, no_room, static_cast<double>(layers) / static_cast<double>(std::max<uint64_t>(n.speed, 1)), n.name);
+    return std::tuple(doubtful, n.paused, no_room, static_cast<double>(layers) / static_cast<double>(std::max<uint64_t>(n.speed, 1)), n.name);
   };
   const NodeView* best = nullptr;
   for (const auto& [name, node] : nodes_) {
-    if (Fits(name, w) && (!best || rank(node) < rank(*best))) best = &node;
+    if (may(name) && (!best || rank(node) < rank(*best))) best = &node;
   }
   return best ? best->name : "";
 }
@@ -123,8 +137,8 @@ std::vector<StagePlace> PlaceStages(const std::vector<StageWish>& wishes, const 
     }
   };
   pass([](const StageWish& w) { return w.pinned ? w.owner : ""; });
-  pass([&](const StageWish& w) { return loads.FitsStreamed(w.asked, w) ? w.asked : ""; });
-  pass([&](const StageWish& w) { return loads.Fits(w.owner, w) ? w.owner : ""; });
+  pass([&](const StageWish& w) { return w.asked.empty() ? "" : loads.ChooseStreamedAt(w.asked, w); });
+  pass([&](const StageWish& w) { return w.owner.empty() ? "" : loads.ChooseAt(w.owner, w); });
   // The rest: the largest first, while there is room beside others.
   std::vector<size_t> rest;
   for (size_t i = 0; i < wishes.size(); ++i) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who works on which layers. Pure and deterministic: the same nodes and layers give the same answer on every daemon.
+// Who works on which layers. Pure and deterministic: the same nodes and layers give the same answer on every daemon. What is called a node here is a
+// seat (cluster.h): a node, or one device of a node that has several.
 #pragma once
 
 #include <optional>
@@ -24,16 +25,15 @@ struct PlacedRange {
 // layer, when not even one layer fits anywhere.
 Result<std::vector<PlacedRange>> CutAndPlace(uint32_t layers, const std::vector<NodeView>& nodes, const StageMemory& memory);
 
-// The same for ranges that are given: each gets a node. A stage prefers, in this order: the node that is asked for (`asked`, "" = any; there it may be
-// streamed),
-// its present owner (weights are warm), a node with room beside what it already has, the least loaded by layers / speed. Every
-// node that fits alone is acceptable: stages on one node run one after the other if they must. Entries that fit nowhere come back with node
-// "" and a note saying by how much.
+// The same for ranges that are given: each gets a seat. A stage prefers, in this order: the node that is asked for (`asked`, "" = any; there it may be
+// streamed), its present owner (weights are warm), a seat with room beside what it already has, the least loaded by layers / speed. Every
+// seat that fits alone is acceptable: stages on one seat run one after the other if they must. Where a seat of it is barred, a node comes last. Entries
+// that fit nowhere come back with node "" and a note saying by how much.
 struct StageWish {
   LayerRange layers;
-  std::string asked, owner;
+  std::string asked, owner;            // a seat, or a node: then the best of its seats
   bool pinned = false;                 // already placed on `owner` and healthy: stays, counts as load
-  std::vector<std::string> barred;     // nodes that refused or gave up on it
+  std::vector<std::string> barred;     // seats that refused or gave up on it
 };
 struct StagePlace {
   std::string node, note;
@@ -44,7 +44,7 @@ std::vector<StagePlace> PlaceStages(const std::vector<StageWish>& wishes, const 
 // streams. nullopt when one layer fits none.
 std::optional<std::vector<PlacedRange>> SplitRange(LayerRange range, const std::vector<NodeView>& nodes, const StageMemory& memory);
 
-// Which of a node's stages run now: in order of layers, as many as fit `budget` together. The lowest unfinished stage always can run in the
+// Which of a seat's stages run now: in order of layers, as many as fit `budget` together. The lowest unfinished stage always can run in the
 // end, so that nothing waits for what waits for it. `running`: would keep running if they are chosen.
 struct LocalStage {
   StageId stage;

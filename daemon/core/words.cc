@@ -12,6 +12,28 @@ std::string TorchOf(const std::string& numerics) {
   return at == std::string::npos ? "" : numerics.substr(at, numerics.find('/', at) - at);
 }
 
+std::string SeatName(const std::string& node, const std::string& device) { return device.empty() ? node : node + "/" + device; }
+std::string NodeOfSeat(const std::string& seat) { return seat.substr(0, seat.find('/')); }
+std::string DeviceOfSeat(const std::string& seat) {
+  const size_t slash = seat.find('/');
+  return slash == std::string::npos ? "" : seat.substr(slash + 1);
+}
+
+std::vector<NodeView> SeatsOf(const NodeView& node) {
+  if (node.devices.size() < 2) return {node};
+  std::vector<NodeView> seats;
+  for (const DeviceView& d : node.devices) {
+    NodeView& seat = seats.emplace_back(node);
+    seat.name = SeatName(node.name, d.name);
+    seat.numerics = d.numerics;
+    seat.memory_bytes = d.memory_bytes;
+    seat.memory_elsewhere = d.memory_elsewhere;
+    seat.speed = d.speed;
+    seat.devices.clear();
+  }
+  return seats;
+}
+
 std::string SecondsText(uint64_t ns) {
   constexpr uint64_t kSecond = 1'000'000'000;
   const std::string whole = std::to_string(ns / kSecond), tenth = std::to_string(ns % kSecond / (kSecond / 10));

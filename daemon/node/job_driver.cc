@@ -39,6 +39,14 @@ std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<Lay
   return stages;
 }
 
+StageMemory LeastMemoryOf(const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len, MatmulDtype matmul) {
+  const auto memory = [&decoder, &plan, seq_len, matmul](uint32_t first, uint32_t last, uint32_t resident) {
+    return PlanMemory(decoder, plan, first, last, seq_len, matmul).Total(1, 1, resident);
+  };
+  return {[memory](uint32_t first, uint32_t last) { return memory(first, last, last - first); },
+          [memory](uint32_t first, uint32_t last) { return memory(first, last, 1); }};
+}
+
 JobDriver::JobDriver(FileSystem& fs, const Clock& clock, RunLayout layout, Options options)
     : fs_(fs), clock_(clock), options_(std::move(options)), state_(fs, std::move(layout)) {}
 
@@ -108,6 +116,13 @@ std::vector<StagePlan> JobDriver::StagesOf(const std::string& node) const {
   return mine;
 }
 
+std::string JobDriver::DeviceOf(StageId stage) const {
+  for (const Assignment::Entry& e : state_.assignment() ? state_.assignment()->stages : std::vector<Assignment::Entry>{}) {
+    if (e.stage == stage) return e.device;
+  }
+  return "";
+}
+
 bool JobDriver::MergeOf(const std::string& node) const {
   return state_.assignment() && state_.assignment()->merge_node == node && AllSealed() && !Done();
 }
@@ -135,6 +150,11 @@ Result<MemoryPlan> JobDriver::Memory(uint32_t first_layer, uint32_t last_layer, 
   return PlanMemory(*decoder_, state_.plan(), first_layer, last_layer, state_.job().seq_len, matmul);
 }
 
+Result<StageMemory> JobDriver::LeastMemory(MatmulDtype matmul) {
+  HOLDFAST_TRY(LoadDecoder());
+  return LeastMemoryOf(*decoder_, state_.plan(), state_.job().seq_len, matmul);
+}
+
 JobView JobDriver::View() {
   JobView view;
   view.layers = state_.plan().layers;
@@ -157,11 +177,7 @@ JobView JobDriver::View() {
     }
     view.stages.push_back(std::move(stage));
   }
-  const auto memory = [this](uint32_t first, uint32_t last, uint32_t resident) {
-    return PlanMemory(*decoder_, state_.plan(), first, last, state_.job().seq_len, widest_).Total(1, 1, resident);
-  };
-  view.memory = StageMemory([memory](uint32_t first, uint32_t last) { return memory(first, last, last - first); },
-                            [memory](uint32_t first, uint32_t last) { return memory(first, last, 1); });
+  view.memory = LeastMemoryOf(*decoder_, state_.plan(), state_.job().seq_len, widest_);
   return view;
 }
 
@@ -209,7 +225,10 @@ Result<std::optional<std::string>> JobDriver::Coordinate(const std::vector<NodeV
   }
   HOLDFAST_TRY(LoadDecoder());
   HOLDFAST_TRY(Renew());
-  const bool wide = std::any_of(nodes.begin(), nodes.end(), [](const NodeView& n) { return n.numerics.starts_with("cpu/f32"); });
+  const auto computes_wide = [](const auto& n) { return n.numerics.starts_with("cpu/f32"); };
+  const bool wide = std::any_of(nodes.begin(), nodes.end(), [&](const NodeView& n) {
+    return computes_wide(n) || std::any_of(n.devices.begin(), n.devices.end(), computes_wide);
+  });
   widest_ = wide ? MatmulDtype::kF32 : MatmulDtype::kBf16;
 
   std::deque<CoordinatorEvent> events;
@@ -257,7 +276,8 @@ Result<Assignment> JobDriver::Commit(const Assign& assign) {
   a.plan = plan.number;
   for (size_t i = 0; i < plan.stages.size(); ++i) {
     if (Sealed(state_, plan.stages[i].stage)) continue;
-    a.stages.push_back({plan.stages[i].stage, assign.places[i].node, assign.places[i].note});
+    const StagePlace& place = assign.places[i];
+    a.stages.push_back({plan.stages[i].stage, NodeOfSeat(place.node), place.note, DeviceOfSeat(place.node)});
   }
   a.merge_node = assign.merge_node;
   a.numerics = assign.numerics;

@@ -45,10 +45,13 @@ class JobDriver {
 
   // Stages of the latest plan that the latest assignment gives to `node`, unsealed, by layer.
   std::vector<StagePlan> StagesOf(const std::string& node) const;
+  // The device of its node on which the latest assignment wants it; "": the only one.
+  std::string DeviceOf(StageId stage) const;
   bool MergeOf(const std::string& node) const;
   uint64_t SamplesDone(const StagePlan& stage) const;
   // Memory of layers [first, last) on a device with this matmul dtype. The model's description comes from the job record, or from the source.
   Result<MemoryPlan> Memory(uint32_t first_layer, uint32_t last_layer, MatmulDtype matmul);
+  Result<StageMemory> LeastMemory(MatmulDtype matmul);   // valid as long as this is
 
   // ---- as coordinator ----
   bool coordinates() const { return writer_ != nullptr; }
@@ -85,6 +88,9 @@ class JobDriver {
   bool view_stale_ = true;
   bool whole_ = false;                       // the last refresh left nothing out
 };
+
+// The least memory of the layers of this model, one sample on one thread. `decoder` and `plan` outlive it.
+StageMemory LeastMemoryOf(const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len, MatmulDtype matmul);
 
 // Ranges -> stream numbers: a range that an earlier plan had keeps its stream, others get new ones.
 std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<LayerRange>& ranges);

@@ -26,6 +26,7 @@ bool IsNameOrNone(const std::string& name) { return name.empty() || IsPlainName(
 Status ReadEntry(const Json& v, Assignment::Entry* e) {
   Fields f(v, "assignment record, stage");
   f.Get("stage", &e->stage.value).Get("node", &e->node).Get("note", &e->note).AtMost("note", e->note, kTextBytesMax);
+  f.Optional("device", &e->device).AtMost("device", e->device, kNameBytesMax);
   if (!IsNameOrNone(e->node)) f.Fail("field \"node\" is not the name of a node");
   return f.status();
 }
@@ -62,7 +63,11 @@ bool IsJobId(const std::string& id) { return id.size() == 12 && id.find_first_no
 
 Json Assignment::ToJson() const {
   Json list = Json::array();
-  for (const Entry& e : stages) list.push_back({{"stage", e.stage.value}, {"node", e.node}, {"note", e.note}});
+  for (const Entry& e : stages) {
+    Json entry{{"stage", e.stage.value}, {"node", e.node}, {"note", e.note}};
+    if (!e.device.empty()) entry["device"] = e.device;
+    list.push_back(std::move(entry));
+  }
   return {{"number", number}, {"plan", plan}, {"stages", std::move(list)}, {"merge_node", merge_node}, {"numerics", numerics}, {"why", why}};
 }
 

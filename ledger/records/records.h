@@ -235,6 +235,7 @@ struct Assignment {          // A, a = number, in the job stream: which node is 
     StageId stage;
     std::string node;        // "": waits, see `note`
     std::string note;        // why it lies there or waits: "lost node n3", "needs 1.2 GB more than the largest node has"
+    std::string device = {}; // of the node, where it has several: "cuda:1"; "" = the only one
   };
   uint32_t number = 0;
   uint32_t plan = 0;         // number of the plan that it speaks of

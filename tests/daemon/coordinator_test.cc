@@ -50,6 +50,15 @@ struct Desk {
   void Report(const std::string& node, size_t stage, const std::string& state, const std::string& code, const std::string& error) {
     nodes[node].tasks.push_back({.stage = ledger.stages()[stage].stage, .merge = false, .state = state, .error_code = code, .error = error});
   }
+  // `name` has these devices and no others, all alike.
+  NodeView& AddWith(const std::string& name, const std::vector<std::string>& devices, uint64_t memory_each) {
+    NodeView& n = Add(name, memory_each * devices.size(), devices.size());
+    for (const std::string& d : devices) n.devices.push_back({.name = d, .numerics = kTorch1, .memory_bytes = memory_each, .memory_elsewhere = 0, .speed = 1});
+    return n;
+  }
+  void ReportOn(const std::string& node, const std::string& device, size_t stage, const std::string& error) {
+    nodes[node].tasks.push_back({.stage = ledger.stages()[stage].stage, .merge = false, .state = "failed", .error_code = "internal", .error = error, .device = device});
+  }
   void ReportMerge(const std::string& node, const std::string& code, const std::string& error) {
     nodes[node].tasks.push_back({.stage = StageId(0), .merge = true, .state = "failed", .error_code = code, .error = error});
   }
@@ -98,6 +107,136 @@ CountingLedger Given(const std::vector<uint32_t>& cut) {
   CountingLedger l(layers, 10, cut);
   l.stages_given = true;
   return l;
+}
+
+// ---- nodes of several devices ----
+
+TEST(Seats, ANodeOfOneDeviceIsItsSeat) {
+  NodeView n;
+  n.name = "n1";
+  EXPECT_EQ(SeatsOf(n).size(), 1u);
+  EXPECT_EQ(SeatsOf(n)[0].name, "n1");
+  EXPECT_EQ(NodeOfSeat("n1"), "n1");
+  EXPECT_EQ(DeviceOfSeat("n1"), "");
+  EXPECT_EQ(SeatName("n1", ""), "n1");
+  EXPECT_EQ(NodeOfSeat(SeatName("n1", "cuda:1")), "n1");
+  EXPECT_EQ(DeviceOfSeat(SeatName("n1", "cuda:1")), "cuda:1");
+}
+
+TEST(CoordinatorDevices, EachDeviceGetsAStageThatFitsIt) {
+  Desk d(CountingLedger(8, 10, {8}));
+  d.AddWith("box", {"cuda:0", "cuda:1"}, 6 * kGb);
+  d.Run(5);
+  ASSERT_EQ(d.ledger.stages().size(), 2u);
+  EXPECT_EQ(d.ledger.stages()[0].last_layer, 4u);
+  EXPECT_EQ(d.ledger.SeatOf(0), "box/cuda:0");
+  EXPECT_EQ(d.ledger.SeatOf(1), "box/cuda:1");
+  EXPECT_EQ(d.ledger.assignment()->stages[0].node, "box");   // who claims and lives is the node
+  d.assigns.clear();
+  d.Run(300);
+  EXPECT_TRUE(d.assigns.empty());
+}
+
+TEST(CoordinatorDevices, TheMemoryOfTwoDevicesIsNotOne) {
+  Desk d(Given({8}));
+  d.AddWith("box", {"cuda:0", "cuda:1"}, 6 * kGb);
+  d.Run(5);
+  EXPECT_EQ(d.ledger.SeatOf(0), "");                          // 8.1 GB do not fit 6, though 12 are there
+  EXPECT_THAT(d.Note(0), HasSubstr("the largest node box/cuda:0 has 6.00 GB"));
+}
+
+TEST(CoordinatorDevices, OnNamesANodeAndItsDevicesShare) {
+  Desk d(Given({2, 2}));
+  d.ledger.on = {"box", "box"};
+  d.AddWith("box", {"cuda:0", "cuda:1"}, 6 * kGb);
+  d.Add("n1", 6 * kGb);
+  d.See();
+  d.Run(3);
+  EXPECT_EQ(d.ledger.SeatOf(0), "box/cuda:0");
+  EXPECT_EQ(d.ledger.SeatOf(1), "box/cuda:1");
+  d.assigns.clear();
+  d.Run(300);
+  EXPECT_TRUE(d.assigns.empty());
+}
+
+TEST(CoordinatorDevices, ALostNodeLosesTheStagesOfAllItsDevices) {
+  Desk d(Given({2, 2}));
+  d.AddWith("box", {"cuda:0", "cuda:1"}, 6 * kGb);
+  d.Run(5);
+  d.Add("n1", 6 * kGb);
+  d.nodes.erase("box");
+  d.Run(125);
+  EXPECT_EQ(d.ledger.SeatOf(0), "n1");
+  EXPECT_EQ(d.ledger.SeatOf(1), "n1");
+}
+
+TEST(CoordinatorDevices, ADeadDeviceLosesItsStageToAnotherNodeFirst) {
+  Desk d(Given({2, 2}));
+  d.AddWith("box", {"cuda:0", "cuda:1"}, 6 * kGb);
+  d.Run(5);
+  ASSERT_EQ(d.ledger.SeatOf(1), "box/cuda:1");
+  d.Add("n1", 6 * kGb);
+  d.Run(3);
+  d.ReportOn("box", "cuda:1", 1, "cuda:1 is gone");
+  d.Run(2);
+  EXPECT_EQ(d.ledger.SeatOf(0), "box/cuda:0");
+  EXPECT_EQ(d.ledger.SeatOf(1), "n1");
+  EXPECT_TRUE(d.Said("box/cuda:1 gave up: cuda:1 is gone"));
+  EXPECT_FALSE(d.failed.has_value());
+}
+
+TEST(CoordinatorDevices, WithoutAnotherNodeItGoesToTheOtherDevice) {
+  Desk d(Given({2, 2}));
+  d.AddWith("box", {"cuda:0", "cuda:1"}, 6 * kGb);
+  d.Run(5);
+  d.ReportOn("box", "cuda:1", 1, "cuda:1 is gone");
+  d.Run(300);
+  EXPECT_EQ(d.ledger.SeatOf(1), "box/cuda:0");
+  EXPECT_FALSE(d.failed.has_value());
+  d.ReportOn("box", "cuda:0", 1, "it too");
+  d.Run(60);
+  ASSERT_TRUE(d.failed.has_value());
+  EXPECT_THAT(*d.failed, HasSubstr("box/cuda:0, box/cuda:1"));
+}
+
+TEST(CoordinatorDevices, ADaemonStartedAnewWithOtherDevicesIsPlacedAnew) {
+  Desk d(Given({2, 2}));
+  d.AddWith("box", {"cuda:0", "cuda:1"}, 6 * kGb);
+  d.Run(5);
+  d.nodes.erase("box");
+  d.Add("box", 6 * kGb);                                      // one device now
+  d.Run(5);
+  EXPECT_EQ(d.ledger.SeatOf(0), "box");
+  EXPECT_EQ(d.ledger.SeatOf(1), "box");
+  d.nodes.erase("box");
+  d.AddWith("box", {"cuda:0", "cuda:1"}, 6 * kGb);
+  d.Run(5);
+  EXPECT_EQ(d.ledger.SeatOf(0), "box/cuda:0");
+  EXPECT_EQ(d.ledger.SeatOf(1), "box/cuda:1");
+}
+
+TEST(CoordinatorDevices, AnIdleDeviceTakesWhatQueuesOnTheOther) {
+  Desk d(Given({2, 2}));
+  NodeView& box = d.AddWith("box", {"cuda:0", "cuda:1"}, 6 * kGb);
+  box.devices[1].memory_bytes = kGb;                          // somebody else has it
+  d.Run(5);
+  EXPECT_EQ(d.ledger.SeatOf(1), "box/cuda:0");
+  d.nodes["box"].devices[1].memory_bytes = 6 * kGb;
+  d.Run(200);
+  EXPECT_NE(d.ledger.SeatOf(0), d.ledger.SeatOf(1));
+}
+
+TEST(CoordinatorDevices, DevicesOfAnotherClassGetNothingOfAReproducibleJob) {
+  Desk d(Given({2, 2}));
+  d.ledger.reproducible = true;
+  NodeView& box = d.AddWith("box", {"cuda:0", "cuda:1"}, 6 * kGb);
+  box.devices[1].numerics = "cuda/bf16/other/libtorch-1.13.1";
+  box.devices[0].memory_bytes = 7 * kGb;
+  d.See();
+  d.Run(300);
+  EXPECT_EQ(d.ledger.SeatOf(0), "box/cuda:0");
+  EXPECT_EQ(d.ledger.SeatOf(1), "box/cuda:0");
+  EXPECT_EQ(d.ledger.assignment()->numerics, kTorch1);
 }
 
 // ---- the first placement ----

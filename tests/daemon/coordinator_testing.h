@@ -64,7 +64,8 @@ class CountingLedger {
     a.plan = plan_;
     HOLDFAST_CHECK(assign.places.size() == stages_.size());
     for (size_t i = 0; i < stages_.size(); ++i) {
-      if (!Sealed(stages_[i])) a.stages.push_back({stages_[i].stage, assign.places[i].node, assign.places[i].note});
+      const StagePlace& place = assign.places[i];
+      if (!Sealed(stages_[i])) a.stages.push_back({stages_[i].stage, NodeOfSeat(place.node), place.note, DeviceOfSeat(place.node)});
     }
     a.merge_node = assign.merge_node;
     a.numerics = assign.numerics;
@@ -95,6 +96,7 @@ class CountingLedger {
   const std::vector<StagePlan>& stages() const { return stages_; }
   const std::optional<Assignment>& assignment() const { return assignment_; }
   std::string NodeOf(const StagePlan& s) const { return EntryOf(s).node; }
+  std::string SeatOf(size_t i) const { return SeatName(EntryOf(stages_[i]).node, EntryOf(stages_[i]).device); }
   Assignment::Entry EntryOf(const StagePlan& s) const {
     for (const auto& e : assignment_ ? assignment_->stages : std::vector<Assignment::Entry>{}) {
       if (e.stage == s.stage) return e;

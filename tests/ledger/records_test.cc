@@ -80,7 +80,7 @@ Assignment SmallAssignment() {
   Assignment a;
   a.number = 3;
   a.plan = 1;
-  a.stages = {{StageId(0), "spark1", ""}, {StageId(2), "", "needs 1.2 GB more than the largest node has"}};
+  a.stages = {{StageId(0), "spark1", ""}, {StageId(1), "box", "", "cuda:1"}, {StageId(2), "", "needs 1.2 GB more than the largest node has"}};
   a.numerics = "cpu/test";
   a.why = "lost node n3";
   return a;
