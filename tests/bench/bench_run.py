@@ -46,7 +46,8 @@ def pss(pid):
     return 0
 
 
-def timed(args, env=None):
+def timed(args, env=None, every=0.02, beside=None):
+    """(wall, largest sum of PSS over the process tree, what it printed); beside(pid, stop) runs in a thread of its own while it does."""
     peak = [0]
     start = time.monotonic()
     p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})})
@@ -55,17 +56,24 @@ def timed(args, env=None):
     def sample():
         while not stop.is_set():
             peak[0] = max(peak[0], sum(pss(x) for x in tree(p.pid)))
-            stop.wait(0.02)
+            stop.wait(every)
 
-    t = threading.Thread(target=sample)
-    t.start()
+    threads = [threading.Thread(target=sample)] + ([threading.Thread(target=beside, args=(p.pid, stop))] if beside else [])
+    for t in threads:
+        t.start()
     text = p.communicate()[0]
-    stop.set()
-    t.join()
     wall = time.monotonic() - start
+    stop.set()
+    for t in threads:
+        t.join()
     if p.returncode != 0:
         raise SystemExit(f"exit {p.returncode}: {' '.join(args)}\n{text[-3000:]}")
     return wall, peak[0], text
+
+
+def events(text):
+    """What jobctl --json said."""
+    return [json.loads(x) for x in text.splitlines() if x.startswith("{")]
 
 
 def ours(a, work, n, run_dir=None, extra=()):
@@ -74,7 +82,7 @@ def ours(a, work, n, run_dir=None, extra=()):
     args = [os.path.join(a.bin, "jobctl"), "run", "--source", a.source, "--calib", a.calib, "--out", out, "--run-dir", run_dir,
             "--samples", str(a.samples), "--seq-len", str(a.seq_len), "--json", *shlex.split(a.extra), *extra]
     wall, peak, text = timed(args)
-    report = [json.loads(x) for x in text.splitlines() if x.startswith("{")][-1]["report"]
+    report = events(text)[-1]["report"]
     shutil.rmtree(out)
     shutil.rmtree(run_dir)
     return wall, peak, report

@@ -9,6 +9,23 @@
 #include <ctime>
 
 namespace holdfast {
+namespace {
+
+// Of one `work`, many of them queued at once; `result` is what the last one writes.
+template <class Work>
+double TimeQueued(const at::Tensor& result, int repeats, const Work& work) {
+  const auto wait = [&] { return result.flatten()[0].item<float>(); };
+  work();
+  wait();
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < repeats; ++i) work();
+  wait();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / repeats;
+}
+
+at::TensorOptions Bf16On(const std::string& device) { return at::TensorOptions().dtype(at::kBFloat16).device(at::Device(device)); }
+
+}  // namespace
 
 double ThreadCpuSeconds() {
   timespec t;
@@ -29,16 +46,24 @@ double TimeTorchMatmul(int64_t m, int64_t k, int64_t n, int repeats) {
 
 double TimeTorchMatmulOn(const std::string& device, int64_t m, int64_t k, int64_t n, int repeats) {
   const c10::InferenceMode guard;
-  const auto options = at::TensorOptions().dtype(at::kBFloat16).device(at::Device(device));
+  const auto options = Bf16On(device);
   const at::Tensor a = at::randn({m, k}, options), b = at::randn({n, k}, options);   // zeros would draw less power
   at::Tensor c = at::empty({m, n}, options);
-  const auto wait = [&] { return c.select(0, 0).select(0, 0).item<float>(); };
-  at::mm_out(c, a, b.t());
-  wait();
-  const auto begin = std::chrono::steady_clock::now();
-  for (int i = 0; i < repeats; ++i) at::mm_out(c, a, b.t());
-  wait();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / repeats;
+  return TimeQueued(c, repeats, [&] { at::mm_out(c, a, b.t()); });
+}
+
+double TimeDeviceCopy(const std::string& device, int64_t bytes, int repeats) {
+  const c10::InferenceMode guard;
+  const at::Tensor from = at::randn({bytes / 2}, Bf16On(device));
+  at::Tensor to = at::empty_like(from);
+  return TimeQueued(to, repeats, [&] { to.copy_(from, true); });
+}
+
+double TimeHostToDevice(const std::string& device, int64_t bytes, int repeats) {
+  const c10::InferenceMode guard;
+  at::Tensor to = at::randn({bytes / 2}, Bf16On(device));
+  const at::Tensor from = to.cpu().pin_memory();
+  return TimeQueued(to, repeats, [&] { to.copy_(from, true); });
 }
 
 }  // namespace holdfast

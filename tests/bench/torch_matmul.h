@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Plain torch matmuls of given shapes, timed: what bench_forward measures itself against. Keeps torch's headers out of its main.
+// Plain torch matmuls of given shapes, and copies, timed: what bench_forward measures itself against and what bench_limits prints. Keeps torch's
+// headers out of their mains.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,10 @@ double TimeTorchMatmul(int64_t m, int64_t k, int64_t n, int repeats);
 
 // Seconds by the clock of the same on a GPU ("cuda:0"), many of them queued at once.
 double TimeTorchMatmulOn(const std::string& device, int64_t m, int64_t k, int64_t n, int repeats);
+
+// Seconds by the clock of one copy of so many random bytes within the memory of a GPU, and from pinned memory of the host to it.
+double TimeDeviceCopy(const std::string& device, int64_t bytes, int repeats);
+double TimeHostToDevice(const std::string& device, int64_t bytes, int repeats);
 
 double ThreadCpuSeconds();
 
