@@ -99,7 +99,7 @@ class Bench:
             config = json.load(f)
         self.files = [os.path.join(a.source, n) for n in os.listdir(a.source) if n.endswith(".safetensors")]
         self.out = {"date": time.strftime("%Y-%m-%d"), "host": host(), "load_before": os.getloadavg()[0], "samples": a.samples, "seq_len": a.seq_len, "device": a.device,
-                    "cold": a.cold, "note": a.note, "source_bytes": sum(map(os.path.getsize, self.files)),
+                    "cold": a.cold, "note": a.note, "peer_name": a.peer_name, "source_bytes": sum(map(os.path.getsize, self.files)),
                     "shape": {k: config[k] for k in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")},
                     "modes": {name: {"args": args, "runs": []} for name, args in self.modes}}
 
@@ -294,6 +294,7 @@ def main():
     ap.add_argument("--mode", action="append", help="'NAME: more arguments of jobctl run'; several times (default 'resident:')")
     ap.add_argument("--rounds", type=int, default=3)
     ap.add_argument("--peer", default="", help="a command that does the same job; {src} {out} {calib} {samples} {seq_len} are filled in")
+    ap.add_argument("--peer-name", default="Model-Optimizer")
     ap.add_argument("--peer-phases", default="imports,load,calib,quantize,export", help="keys of the JSON object that the peer prints, in seconds")
     ap.add_argument("--peer-without", default="", metavar="KEYS", help="of the same object: seconds that are no part of the job, taken off its wall time")
     ap.add_argument("--kill", type=int, default=0, metavar="N", help="one more job of the last mode, with N kills of a worker")
@@ -301,7 +302,7 @@ def main():
     ap.add_argument("--ram-dir", default="", help="a directory on a RAM disk, e.g. /dev/shm: the price of durability")
     ap.add_argument("--cold", action="store_true", help="the source is dropped from the page cache before each job")
     ap.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of bench_limits (default: all cores)")
-    ap.add_argument("--every", type=float, default=0.05, help="seconds between two looks at the memory of the host")
+    ap.add_argument("--every", type=float, default=0.2, help="seconds between two looks at the memory of the host (default 0.2; each takes milliseconds)")
     ap.add_argument("--dir", default=None, help="where run directories and outputs go (default: TMPDIR)")
     ap.add_argument("--no-limits", action="store_true")
     ap.add_argument("--note", default="", help="goes into the JSON file")
