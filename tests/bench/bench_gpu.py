@@ -6,16 +6,18 @@
                --mode 'resident:' --mode 'streamed: --memory 22GiB' [--rounds 3] [--kill 3] [--ram-dir /dev/shm] [--peer 'COMMAND {src} {out}']
                [--cold] [--json FILE]
 
-A mode is a name and more arguments of jobctl run. Of each: wall time, phases, samples a second of the phase "calibrate", peak memory of the host
-(the largest sum of PSS over the process tree) and of the device (nvidia-smi, the most that was used of one). First bench_limits says in the same
-run what the machine allows. Reading the source, the linears' matmuls and writing the output can overlap: the limit is the slowest of the three.
-Then also: the first mode with its run directory on a RAM disk, where fsync is free (--ram-dir), and once with a worker killed with SIGKILL at
-random instants (--kill). Every job must end in the same SHA256SUMS, else exit status 1. The JSON file is written after each job; plot.py draws it.
+A mode is a name and more arguments of jobctl run. Of each: wall time, CPU time of all its processes, phases, samples a second of the phase
+"calibrate", peak memory of the host (the largest sum of PSS over the process tree) and of the device (nvidia-smi, the most that was used of one).
+First bench_limits says in the same run what the machine allows. Reading the source, the linears' matmuls and writing the output can overlap: the
+limit is the slowest of the three. Then also: the first mode with its run directory on a RAM disk, where fsync is free (--ram-dir), and the last one
+with a worker killed with SIGKILL at random instants (--kill). Every job must end in the same SHA256SUMS, else exit status 1. The JSON file is
+written after each job; plot.py draws it.
 """
 import argparse
 import json
 import os
 import random
+import resource
 import shlex
 import shutil
 import statistics
@@ -82,6 +84,12 @@ class Killer:
             self.instants.pop(0)
 
 
+def cpu_seconds():
+    """Of all processes that were waited for, and theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def devices(args):
     """How many GPUs a mode's arguments name."""
     words = shlex.split(args)
@@ -98,8 +106,8 @@ class Bench:
         with open(os.path.join(a.source, "config.json")) as f:
             config = json.load(f)
         self.files = [os.path.join(a.source, n) for n in os.listdir(a.source) if n.endswith(".safetensors")]
-        self.out = {"date": time.strftime("%Y-%m-%d"), "host": host(), "load_before": os.getloadavg()[0], "samples": a.samples, "seq_len": a.seq_len, "device": a.device,
-                    "cold": a.cold, "note": a.note, "peer_name": a.peer_name, "source_bytes": sum(map(os.path.getsize, self.files)),
+        self.out = {"date": time.strftime("%Y-%m-%d"), "host": host(), "load_before": os.getloadavg()[0], "samples": a.samples,
+                    "seq_len": a.seq_len, "device": a.device, "cold": a.cold, "note": a.note, "peer_name": a.peer_name, "source_bytes": sum(map(os.path.getsize, self.files)),
                     "shape": {k: config[k] for k in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")},
                     "modes": {name: {"args": args, "runs": []} for name, args in self.modes}}
 
@@ -148,7 +156,9 @@ class Bench:
             line += ["--device", self.a.device]
         self.settle()
         watch = killer or DeviceMemory()
+        cpu = cpu_seconds()
         wall, peak, text = self.typed(line, watch, attempts=5 if killer else 1)
+        cpu = cpu_seconds() - cpu
         said = events(text)
         report, plan = said[-1]["report"], [e for e in said if e["event"] == "plan"][-1]
         with open(os.path.join(out, "SHA256SUMS")) as f:
@@ -156,7 +166,7 @@ class Bench:
         shutil.rmtree(out)
         shutil.rmtree(run_dir)
         phases = {p: report["phase_ms"].get(p, 0) / 1e3 for p in PHASES}
-        return {"wall": wall, "phases": phases, "host_peak": peak, "device_peak": getattr(watch, "peak", None), "tokens": report["tokens"],
+        return {"wall": wall, "cpu": cpu, "phases": phases, "host_peak": peak, "device_peak": getattr(watch, "peak", None), "tokens": report["tokens"],
                 "output_bytes": report["output_bytes"], "restarts": report["restarts"], "numerics": plan["numerics"],
                 "stages": [{k: s[k] for k in ("streamed", "layers_at_once", "threads", "memory_bytes")} for s in plan["stages"]],
                 "samples_per_s": self.a.samples / max(phases["calibrate"], 1e-3)}
@@ -166,18 +176,20 @@ class Bench:
         self.settle()
         watch = DeviceMemory()
         command = self.a.peer.format(src=self.a.source, out=out, calib=self.a.calib, samples=self.a.samples, seq_len=self.a.seq_len)
+        cpu = cpu_seconds()
         wall, peak, text = timed(shlex.split(command), {"HF_HUB_OFFLINE": "1"}, self.a.every, watch)
+        cpu = cpu_seconds() - cpu
         shutil.rmtree(out, ignore_errors=True)
         said = last_object(text)
         wall -= sum(said.get(key, 0) for key in self.a.peer_without.split(",") if key)
-        return {"wall": wall, "said": said, "host_peak": peak, "device_peak": watch.peak,
+        return {"wall": wall, "cpu": cpu, "said": said, "host_peak": peak, "device_peak": watch.peak,
                 "phases": {p: said[p] for p in self.a.peer_phases.split(",") if isinstance(said.get(p), (int, float))}}
 
     def round(self, number):
         for name, args in self.modes:
             r = self.job(name, args)
             self.out["modes"][name]["runs"].append(r)
-            print(f"round {number}, {name}: {r['wall']:.2f} s, host {r['host_peak'] / 1e9:.2f} GB{device_text(r)}, "
+            print(f"round {number}, {name}: {r['wall']:.2f} s, CPU {r['cpu']:.1f} s, host {r['host_peak'] / 1e9:.2f} GB{device_text(r)}, "
                   f"{', '.join(f'{p} {s:.1f}' for p, s in r['phases'].items())}, {r['samples_per_s']:.2f} samples/s", flush=True)
             self.save()
         if self.a.ram_dir:
@@ -190,7 +202,7 @@ class Bench:
         if self.a.peer:
             r = self.peer()
             self.out.setdefault("peer", []).append(r)
-            print(f"round {number}, peer: {r['wall']:.2f} s, host {r['host_peak'] / 1e9:.2f} GB{device_text(r)}, "
+            print(f"round {number}, peer: {r['wall']:.2f} s, CPU {r['cpu']:.1f} s, host {r['host_peak'] / 1e9:.2f} GB{device_text(r)}, "
                   f"{', '.join(f'{p} {s:.1f}' for p, s in r['phases'].items())}", flush=True)
             self.save()
 
@@ -213,6 +225,7 @@ class Bench:
         for name, args in self.modes:
             m, runs = modes[name], modes[name]["runs"]
             m["wall"] = statistics.median(r["wall"] for r in runs)
+            m["cpu"] = statistics.median(r["cpu"] for r in runs)
             m["phases"] = {p: statistics.median(r["phases"][p] for r in runs) for p in PHASES}
             m["host_peak"] = max(r["host_peak"] for r in runs)
             m["device_peak"] = max((r["device_peak"] for r in runs if r["device_peak"] is not None), default=None)
@@ -225,6 +238,7 @@ class Bench:
                 m["calibrate_share"] = m["limit"]["matmul"] / max(m["phases"]["calibrate"], 1e-3)
             if "peer" in self.out:
                 m["faster_than_peer"] = statistics.median(p["wall"] / r["wall"] for r, p in zip(runs, self.out["peer"]))
+                m["cpu_of_peer"] = statistics.median(r["cpu"] / p["cpu"] for r, p in zip(runs, self.out["peer"]))
                 m["memory_of_peer"] = statistics.median(r["host_peak"] / p["host_peak"] for r, p in zip(runs, self.out["peer"]))
         if "ram" in self.out:
             self.out["durability"] = statistics.median(r["wall"] / s["wall"] - 1 for r, s in zip(first, self.out["ram"]))
@@ -267,12 +281,14 @@ def device_text(r):
 
 
 def table(out):
-    rows = [["mode", "wall s", "samples/s", "of the first", "host GB", "device GB", "limit s", "of limit", "sum s", "of sum", "matmuls of calibrate", "x peer", "memory of peer"]]
+    rows = [["mode", "wall s", "CPU s", "samples/s", "of the first", "host GB", "device GB", "limit s", "of limit", "sum s", "of sum",
+             "matmuls of calibrate", "x peer", "CPU of peer", "memory of peer"]]
     for name, m in out["modes"].items():
         limit = m.get("limit", {})
-        cells = [(m["wall"], ".2f"), (m["samples_per_s"], ".2f"), (m["samples_per_s_of_first"], ".2f"), (m["host_peak"] / 1e9, ".2f"),
+        cells = [(m["wall"], ".2f"), (m["cpu"], ".1f"), (m["samples_per_s"], ".2f"), (m["samples_per_s_of_first"], ".2f"), (m["host_peak"] / 1e9, ".2f"),
                  (m["device_peak"] and m["device_peak"] / 1e9, ".2f"), (limit.get("max"), ".2f"), (m.get("share"), ".0%"), (limit.get("sum"), ".2f"),
-                 (m.get("share_of_sum"), ".0%"), (m.get("calibrate_share"), ".0%"), (m.get("faster_than_peer"), ".2f"), (m.get("memory_of_peer"), ".2f")]
+                 (m.get("share_of_sum"), ".0%"), (m.get("calibrate_share"), ".0%"), (m.get("faster_than_peer"), ".2f"), (m.get("cpu_of_peer"), ".2f"),
+                 (m.get("memory_of_peer"), ".2f")]
         rows.append([name] + ["-" if v is None else format(v, f) for v, f in cells])
     widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
     print("\n" + "\n".join("  ".join(cell.rjust(w) if c else cell.ljust(w) for c, (cell, w) in enumerate(zip(r, widths))) for r in rows))
