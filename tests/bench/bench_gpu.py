@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 
-from bench_run import events, timed, tree
+from bench_run import MEMORY, events, timed, tree
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PHASES = ("check", "load", "calibrate", "evict", "merge")
@@ -261,7 +261,7 @@ def host():
     gpus = []
     if shutil.which("nvidia-smi"):
         gpus = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], stdout=subprocess.PIPE, text=True).stdout.split("\n")
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_bytes": memory, "gpus": [g for g in gpus if g]}
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_bytes": memory, "memory_measured": MEMORY, "gpus": [g for g in gpus if g]}
 
 
 def last_object(text):

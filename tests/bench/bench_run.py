@@ -23,27 +23,51 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
+# Not every kernel has these files (gVisor): then parents are looked up one by one, and memory is resident memory, shared pages counted each time.
+HAS_CHILDREN = os.path.exists("/proc/thread-self/children")
+MEMORY = "PSS" if os.path.exists("/proc/self/smaps_rollup") else "RSS"
+
+
 def tree(pid):
+    """A process and all below it."""
+    if HAS_CHILDREN:
+        return [pid] + [d for c in children(pid) for d in tree(c)]
+    parents = {int(p): parent(p) for p in os.listdir("/proc") if p.isdigit()}
     out = [pid]
+    for p in out:       # grows meanwhile
+        out += [c for c, its in parents.items() if its == p]
+    return out
+
+
+def children(pid):
+    out = []
     try:
         for t in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{t}/children") as f:
-                for c in f.read().split():
-                    out += tree(int(c))
+                out += [int(c) for c in f.read().split()]
     except OSError:
         pass
     return out
 
 
-def pss(pid):
+def parent(pid):
     try:
-        with open(f"/proc/{pid}/smaps_rollup") as f:
-            for line in f:
-                if line.startswith("Pss:"):
-                    return int(line.split()[1]) * 1024
+        with open(f"/proc/{pid}/stat") as f:
+            return int(f.read().rsplit(")", 1)[1].split()[1])
     except OSError:
-        pass
-    return 0
+        return 0
+
+
+def pss(pid):
+    """Bytes of memory of a process: its share of shared pages counted, or see above."""
+    try:
+        if MEMORY == "RSS":
+            with open(f"/proc/{pid}/statm") as f:
+                return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with open(f"/proc/{pid}/smaps_rollup") as f:
+            return next(int(x.split()[1]) * 1024 for x in f if x.startswith("Pss:"))
+    except (OSError, StopIteration):
+        return 0
 
 
 def timed(args, env=None, every=0.02, beside=None):
