@@ -235,6 +235,8 @@ class Bench:
                 m["limit"] = self.limit(runs[0], devices(args))
                 m["share"] = m["limit"]["max"] / m["wall"]
                 m["share_of_sum"] = m["limit"]["sum"] / m["wall"]
+                if self.a.device == "cpu":      # also holds where others use the cores, too: CPU time of the matmuls alone over that of the job
+                    m["cpu_share"] = m["limit"]["matmul"] * self.out["limits"]["threads"] / m["cpu"]
                 m["calibrate_share"] = m["limit"]["matmul"] / max(m["phases"]["calibrate"], 1e-3)
             if "peer" in self.out:
                 m["faster_than_peer"] = statistics.median(p["wall"] / r["wall"] for r, p in zip(runs, self.out["peer"]))
@@ -282,12 +284,13 @@ def device_text(r):
 
 def table(out):
     rows = [["mode", "wall s", "CPU s", "samples/s", "of the first", "host GB", "device GB", "limit s", "of limit", "sum s", "of sum",
-             "matmuls of calibrate", "x peer", "CPU of peer", "memory of peer"]]
+             "matmuls of calibrate", "of CPU", "x peer", "CPU of peer", "memory of peer"]]
     for name, m in out["modes"].items():
         limit = m.get("limit", {})
         cells = [(m["wall"], ".2f"), (m["cpu"], ".1f"), (m["samples_per_s"], ".2f"), (m["samples_per_s_of_first"], ".2f"), (m["host_peak"] / 1e9, ".2f"),
                  (m["device_peak"] and m["device_peak"] / 1e9, ".2f"), (limit.get("max"), ".2f"), (m.get("share"), ".0%"), (limit.get("sum"), ".2f"),
-                 (m.get("share_of_sum"), ".0%"), (m.get("calibrate_share"), ".0%"), (m.get("faster_than_peer"), ".2f"), (m.get("cpu_of_peer"), ".2f"),
+                 (m.get("share_of_sum"), ".0%"), (m.get("calibrate_share"), ".0%"), (m.get("cpu_share"), ".0%"),
+                 (m.get("faster_than_peer"), ".2f"), (m.get("cpu_of_peer"), ".2f"),
                  (m.get("memory_of_peer"), ".2f")]
         rows.append([name] + ["-" if v is None else format(v, f) for v, f in cells])
     widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
