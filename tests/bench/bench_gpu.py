@@ -112,11 +112,14 @@ class Bench:
                     "modes": {name: {"args": args, "runs": []} for name, args in self.modes}}
 
     def save(self):
+        """After each job, so that a run that is cut off leaves what it has."""
+        self.judge()
         self.out["load_after"] = os.getloadavg()[0]
         self.out["sums_identical"] = len(self.sums) == 1
         if self.a.json:
-            with open(self.a.json, "w") as f:
+            with open(self.a.json + ".new", "w") as f:
                 json.dump(self.out, f, indent=1)
+            os.replace(self.a.json + ".new", self.a.json)
 
     def settle(self):
         os.sync()
@@ -224,6 +227,8 @@ class Bench:
         first = modes[self.modes[0][0]]["runs"]
         for name, args in self.modes:
             m, runs = modes[name], modes[name]["runs"]
+            if not runs:
+                continue
             m["wall"] = statistics.median(r["wall"] for r in runs)
             m["cpu"] = statistics.median(r["cpu"] for r in runs)
             m["phases"] = {p: statistics.median(r["phases"][p] for r in runs) for p in PHASES}
@@ -244,7 +249,6 @@ class Bench:
                 m["memory_of_peer"] = statistics.median(r["host_peak"] / p["host_peak"] for r, p in zip(runs, self.out["peer"]))
         if "ram" in self.out:
             self.out["durability"] = statistics.median(r["wall"] / s["wall"] - 1 for r, s in zip(first, self.out["ram"]))
-        self.save()
 
     def limit(self, run, gpus):
         """Seconds that a job needs at least for its reading, its matmuls and its writing."""
@@ -285,7 +289,7 @@ def device_text(r):
 def table(out):
     rows = [["mode", "wall s", "CPU s", "samples/s", "of the first", "host GB", "device GB", "limit s", "of limit", "sum s", "of sum",
              "matmuls of calibrate", "of CPU", "x peer", "CPU of peer", "memory of peer"]]
-    for name, m in out["modes"].items():
+    for name, m in out["modes"].items():        # the peer's columns: ours over theirs, but for "x peer"
         limit = m.get("limit", {})
         cells = [(m["wall"], ".2f"), (m["cpu"], ".1f"), (m["samples_per_s"], ".2f"), (m["samples_per_s_of_first"], ".2f"), (m["host_peak"] / 1e9, ".2f"),
                  (m["device_peak"] and m["device_peak"] / 1e9, ".2f"), (limit.get("max"), ".2f"), (m.get("share"), ".0%"), (limit.get("sum"), ".2f"),
@@ -338,7 +342,6 @@ def main():
             bench.round(number)
         if a.kill:
             bench.kills()
-        bench.judge()
     finally:
         shutil.rmtree(bench.work, ignore_errors=True)
     table(bench.out)

@@ -83,13 +83,18 @@ def bars_of(results):
     """(label, wall, [(phase, seconds)]) of each mode and of the peer, medians."""
     bars = []
     for r in results:
-        for name, m in r["modes"].items():
+        for name, m in measured(r):
             bars.append((label_of(results, r, name), m["wall"], list(m["phases"].items())))
         if "peer" in r:
             wall = statistics.median(p["wall"] for p in r["peer"])
             bars.append((label_of(results, r, r["peer_name"]), wall,
                          [(SAME.get(k, k), statistics.median(p["phases"][k] for p in r["peer"])) for k in r["peer"][0]["phases"]]))
     return bars
+
+
+def measured(r):
+    """The modes that got as far as one whole job."""
+    return [(name, m) for name, m in r["modes"].items() if m["runs"]]
 
 
 def label_of(results, r, name):
@@ -124,7 +129,7 @@ def phases(p, results):
 
 
 def shares(p, results, goal):
-    bars = [(label_of(results, r, name), m["share"], m["share_of_sum"], m["limit"]) for r in results for name, m in r["modes"].items() if "share" in m]
+    bars = [(label_of(results, r, name), m["share"], m["share_of_sum"], m["limit"]) for r in results for name, m in measured(r) if "share" in m]
     if not bars:
         return
     p.heading("Share of the machine's limit")
