@@ -261,6 +261,7 @@ int Run(const Flags& flags) {
   const Bytes text = Must(fs.ReadFile(flags.source + "/config.json"));
   const DecoderSpec spec = Must(ParseDecoder(Must(ParseJson(AsText(text), "config.json")), "config.json"));
   const auto source = Must(SourceModel::Open(fs, flags.source));
+  if (MeasureSpeed(flags.device) == 0) Fail("libtorch has no device " + flags.device + " here; try --device cpu");
   const double brief = flags.seconds / 3;
   Json out = {{"threads", flags.threads}, {"device", flags.device}, {"numerics", NumericsClass(flags.device)}, {"seq_len", flags.seq_len},
               {"source_bytes", source->total_bytes()}, {"linear_flops_per_token", LayerFlopsPerToken(spec) * spec.layers}};
