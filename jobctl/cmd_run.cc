@@ -305,15 +305,16 @@ void RunJob::ShowPlan(const ResourcePlan& r) {
     stages.push_back({{"stage", s.plan.stage.value}, {"first_layer", s.plan.first_layer}, {"last_layer", s.plan.last_layer}, {"threads", s.size.threads},
                       {"window", s.size.window}, {"streamed", s.streamed()}, {"layers_at_once", s.size.layers}, {"memory_bytes", s.memory_bytes()}});
     progress_.Event("stage " + std::to_string(s.plan.stage.value) + ": layers " + std::to_string(s.plan.first_layer) + "-" + std::to_string(s.plan.last_layer - 1) +
-                    (s.streamed() ? ", streamed " + std::to_string(GroupLayers(s.size.layers, s.memory.layers)) + " at a time" : "") + ", " + std::to_string(s.size.threads) +
+                    (s.streamed() ? ", streamed " + std::to_string(GroupLayers(s.size.layers, s.memory.layers, GroupsAtOnceMax(s.memory.processor)).layers) + " at a time" : "") + ", " + std::to_string(s.size.threads) +
                     " threads, " + std::to_string(s.size.window) + " samples in flight, at most " + FormatSize(s.memory_bytes()));
   }
   progress_.Event("plan: " + std::to_string(state_.job().samples) + " samples of up to " + std::to_string(state_.job().seq_len) + " tokens on " + device_.name +
-                  " (" + device_.numerics + "), memory " + FormatSize(r.memory_needed) + " of " + FormatSize(r.memory_allowed) + ", disk " +
+                  " (" + device_.numerics + "), memory " + FormatSize(r.memory_needed) + " of " + FormatSize(r.memory_allowed) +
+                  (r.memory_host > 0 ? " and " + FormatSize(r.memory_host) + " of the host's" : "") + ", disk " +
                   FormatSize(r.disk_run) + " for the ledger and " + FormatSize(r.disk_out) + " for the result");
   if (r.memory_needed > r.memory_allowed) progress_.Event("warning: less memory is available than planned; workers may be killed and restarted smaller");
   progress_.EventJson({{"event", "plan"}, {"job", state_.job().uuid.Hex()}, {"stages", stages}, {"samples", state_.job().samples}, {"seq_len", state_.job().seq_len},
-                       {"device", device_.name}, {"numerics", device_.numerics}, {"memory_bytes", r.memory_needed}, {"memory_minimum_bytes", r.memory_minimum},
+                       {"device", device_.name}, {"numerics", device_.numerics}, {"memory_bytes", r.memory_needed}, {"memory_host_bytes", r.memory_host}, {"memory_minimum_bytes", r.memory_minimum},
                        {"disk_run_bytes", r.disk_run}, {"disk_out_bytes", r.disk_out}});
 }
 

@@ -235,20 +235,28 @@ Status CheckSourceUnchanged(FileSystem& fs, const JobSpec& job, uint32_t threads
 Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec& decoder, const Plan& plan, const JobSpec& job,
                                    const Device& device, uint32_t threads) {
   ResourcePlan r;
-  uint32_t longest = 1;
+  const bool alone = plan.stages.size() == 1;   // nobody waits for its cuts: it may be streamed
+  uint32_t longest = 1, wanted = 1;
   for (const StagePlan& s : plan.stages) {
-    r.stages.push_back({.plan = s, .memory = PlanMemory(decoder, plan, s.first_layer, s.last_layer, job.seq_len, device.matmul), .size = {}});
+    r.stages.push_back({.plan = s, .memory = PlanMemory(decoder, plan, s.first_layer, s.last_layer, job.seq_len, device.matmul, ProcessorOf(device.name)), .size = {}});
     r.memory_minimum += r.stages.back().memory.Total(1, 1, 1);
+    wanted = std::max(wanted, alone ? r.stages.back().memory.layers_wanted : s.last_layer - s.first_layer);
     longest = std::max(longest, s.last_layer - s.first_layer);
   }
   r.memory_allowed = options.memory.value_or(device.memory_bytes > 0 ? device.memory_bytes / 100 * kMemoryShare : MemAvailableBytes());
   const auto total = [&](const WorkerSize& size) {
     uint64_t sum = 0;
-    for (const auto& s : r.stages) sum += s.memory.Total(size.threads, size.window, size.layers);
+    for (const auto& s : r.stages) sum += s.memory.Total(size.threads, size.window, size.layers, size.cuts);
     return sum;
   };
-  const WorkerSize size = LargestThatFits(PreferredSize(threads, longest), r.stages.size() > 1 ? Neighbours::kSome : Neighbours::kNone,
-                                          [&](const WorkerSize& s) { return total(s) <= r.memory_allowed; });
+  const auto beside = [&](const WorkerSize& size) {
+    uint64_t sum = 0;
+    for (const auto& s : r.stages) sum += s.memory.Host(size.threads, size.window, size.cuts);
+    return sum;
+  };
+  const uint64_t host = MemAvailableBytes() / 100 * kMemoryShare;
+  const WorkerSize size = LargestThatFits(PreferredSize(threads, wanted, job.samples), longest, alone ? Neighbours::kNone : Neighbours::kSome,
+                                          [&](const WorkerSize& s) { return total(s) <= r.memory_allowed && beside(s) <= host; });
   uint64_t boundaries = r.stages.size() - 1;   // whose cuts lie on disk at once
   for (auto& s : r.stages) {
     s.size = size;
@@ -256,6 +264,7 @@ Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec&
     if (s.streamed()) boundaries += 2;
   }
   r.memory_needed = total(size);
+  r.memory_host = beside(size);
   if (options.memory && r.memory_minimum > *options.memory) {
     return InvalidArgument("--memory " + FormatSize(*options.memory) + ": this plan needs at least " + FormatSize(r.memory_minimum) + " (" +
                            std::to_string(r.memory_minimum) + " bytes): one sample on one thread through one layer at a time, in " + std::to_string(plan.stages.size()) +

@@ -46,10 +46,11 @@ struct ResourcePlan {
     MemoryPlan memory;
     WorkerSize size;
     bool streamed() const { return size.layers < memory.layers; }   // its layers pass through memory in groups
-    uint64_t memory_bytes() const { return memory.Total(size.threads, size.window, size.layers); }
+    uint64_t memory_bytes() const { return memory.Total(size.threads, size.window, size.layers, size.cuts); }
   };
   std::vector<Stage> stages;
   uint64_t memory_needed = 0;       // with the sizes chosen
+  uint64_t memory_host = 0;         // beside that of a GPU, in the host's; 0 where that is the same
   uint64_t memory_minimum = 0;      // one sample on one thread, one layer at a time, everywhere
   uint64_t memory_allowed = 0;      // --memory, or what is available
   uint64_t disk_run = 0, disk_out = 0;   // bytes still to be written

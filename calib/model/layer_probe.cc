@@ -31,7 +31,7 @@ Result<uint64_t> Within(const Json& value, const std::string& name, uint64_t lea
 }  // namespace
 
 std::string LayerQuestion::Encode() const {
-  return CanonicalJson({{"v", 1}, {"source", source}, {"device", device}, {"tokens", tokens}, {"threads", threads}});
+  return CanonicalJson({{"v", 1}, {"source", source}, {"device", device}, {"tokens", tokens}, {"threads", threads}, {"at_once", at_once}});
 }
 
 Result<LayerQuestion> LayerQuestion::Decode(const std::string& text) {
@@ -44,9 +44,13 @@ Result<LayerQuestion> LayerQuestion::Decode(const std::string& text) {
   HOLDFAST_ASSIGN(q.device, GetString(j, "device", what));
   HOLDFAST_ASSIGN(const uint64_t tokens, GetUint(j, "tokens", what));
   HOLDFAST_ASSIGN(const uint64_t threads, GetUint(j, "threads", what));
-  if (tokens == 0 || tokens > kTokensMax || threads == 0 || threads > kThreadsMax) return InvalidArgument(what + ": tokens or threads out of range");
+  HOLDFAST_ASSIGN(const uint64_t at_once, GetUint(j, "at_once", what));
+  if (tokens == 0 || tokens > kTokensMax || threads == 0 || threads > kThreadsMax || at_once == 0 || at_once > kThreadsMax) {
+    return InvalidArgument(what + ": tokens, threads or at_once out of range");
+  }
   q.tokens = static_cast<uint32_t>(tokens);
   q.threads = static_cast<uint32_t>(threads);
+  q.at_once = static_cast<uint32_t>(at_once);
   return q;
 }
 

@@ -17,7 +17,8 @@ struct LayerQuestion {
   std::string source;              // model directory
   std::string device = "cpu";
   uint32_t tokens = 0;             // of the sequences to compute
-  uint32_t threads = 1;            // that load, quantize, and compute one sequence each at a time
+  uint32_t threads = 1;            // that load and quantize
+  uint32_t at_once = 1;            // sequences that are computed at a time
   std::string Encode() const;
   static Result<LayerQuestion> Decode(const std::string& text);
 };
@@ -27,7 +28,7 @@ struct LayerProbe {
   // Read, hashed, looked through and put where the matmuls want them: from the disk (as far as the kernel forgets pages when asked), again from the page
   // cache, and the processor time of the latter, all threads together.
   uint64_t load_cold_ns = 0, load_ns = 0, load_cpu_ns = 0;
-  // One sequence through the layer while `threads` of them are computed at a time, ascending; never empty.
+  // One sequence through the layer while `at_once` of them are computed at a time, ascending; never empty.
   std::vector<uint64_t> forward_ns;
   // Quantized and packed, its source in the page cache, nothing written: wall and processor time, and what would have been written.
   uint64_t evict_ns = 0, evict_cpu_ns = 0, evict_bytes = 0;

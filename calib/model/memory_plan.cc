@@ -18,6 +18,12 @@ constexpr uint64_t kLibraries = (kTorch1 ? 190 : 380) * kMiB;
 constexpr uint64_t kThread = 8 * kMiB;           // measured: allocator arena, oneDNN's generated kernels, stack
 constexpr uint64_t kPackBuffers = 160 * kMiB;    // one pack of 64 MiB being built, the previous one being synced, codec buffers
 
+// Of a GPU: what a context, cuBLAS and the kernels take of its memory, and the libraries of the host's. A group of layers is so large that what
+// happens between two groups does not count, and no larger, so that the first one is there soon.
+constexpr uint64_t kGpuContext = 1'200 * kMiB, kGpuLibraries = 1'200 * kMiB;
+constexpr uint64_t kPinnedOfLoader = 16 * kMiB, kGpuQuantizer = 20 * kMiB;
+constexpr uint64_t kGpuGroupBytes = 1'800'000'000;
+
 struct Sizes {
   uint64_t q, kv, qkv, largest_weight, layer_linears = 0, layer_biases = 0;
 };
@@ -69,17 +75,31 @@ uint64_t LargestTensor(const Plan& plan, uint32_t first, uint32_t last) {
 
 }  // namespace
 
+uint64_t MemoryPlan::Host(uint32_t threads, uint32_t window, uint32_t cuts) const {
+  if (processor == Processor::kCpu) return 0;
+  const uint64_t pinned = threads * kPinnedOfLoader + 2 * SamplesAtOnce(processor, threads) * per_cut;
+  return host_fixed + pinned + std::min(threads, kGpuUnitsMax) * eviction + Cuts(threads, window, cuts);
+}
+
 MemoryPlan PlanMemory(const DecoderSpec& spec, const Plan& plan, uint32_t first_layer, uint32_t last_layer, uint32_t seq_len,
-                      MatmulDtype matmul) {
+                      MatmulDtype matmul, Processor processor) {
   const Sizes sizes = SizesOf(spec);
+  const uint64_t largest = LargestTensor(plan, first_layer, last_layer);
   MemoryPlan m;
-  m.layers = last_layer - first_layer;
+  m.processor = processor;
+  m.layers = m.layers_wanted = last_layer - first_layer;
   m.layer = LayerBytes(spec, sizes, matmul);
   m.embedding = first_layer == 0 ? spec.vocab * spec.hidden * 2 : 0;
   m.per_sample = SampleBytes(spec, sizes, seq_len, matmul);
   m.per_cut = seq_len * spec.hidden * 2;
-  m.eviction = 2 * LargestTensor(plan, first_layer, last_layer) + kPackBuffers;
+  m.eviction = 2 * largest + kPackBuffers;
   m.fixed = kLibraries + m.eviction;
+  if (processor == Processor::kGpu) {
+    const uint64_t group = std::max<uint64_t>(1, kGpuGroupBytes / std::max<uint64_t>(1, m.layer));
+    m.layers_wanted = static_cast<uint32_t>(std::min<uint64_t>(m.layers, group * GroupsAtOnceMax(processor)));
+    m.fixed = kGpuContext + kGpuUnitsMax * kGpuQuantizer;
+    m.host_fixed = kGpuLibraries;
+  }
   return m;
 }
 

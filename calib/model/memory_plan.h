@@ -9,35 +9,60 @@
 //   per_cut     bf16 [x, hidden]; a sample in flight has two, the one it came in and the one it leaves in
 //   fixed       libraries (libtorch and what it draws in: their pages count once touched), plus `eviction`: the largest tensor in the
 //               source's dtype, in bf16 planes or NVFP4, and pack buffers. Loading needs less than that.
-// On a GPU, weights and samples lie on the device and the same sums hold there, except that attention takes larger blocks.
+//   cuts        so many more cuts wait between the groups of a streamed stage; each thread that writes cuts into packs holds two copies of one
+// On a GPU the weights, the buffers of the samples that are computed (few at a time: one keeps it busy, the others wait for the host) and what
+// eviction quantizes into lie in the device's memory, which is what Total then says; cuts, packs and pinned buffers lie in the host's: Host.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <string_view>
 
 #include "calib/model/decoder.h"
 #include "calib/model/numerics.h"
 
 namespace holdfast {
 
+enum class Processor : uint8_t { kCpu, kGpu };
+// "cuda", "cuda:1": a GPU.
+constexpr Processor ProcessorOf(std::string_view device) { return device.starts_with("cuda") ? Processor::kGpu : Processor::kCpu; }
+
+// Groups of a streamed stage that are resident at a time; see GroupLayers.
+constexpr uint32_t GroupsAtOnceMax(Processor p) { return p == Processor::kGpu ? 3 : 2; }
+// Samples that a GPU computes at a time, and units that are evicted from it.
+inline constexpr uint32_t kGpuSamplesMax = 4, kGpuUnitsMax = 4;
+constexpr uint32_t SamplesAtOnce(Processor p, uint32_t threads) { return p == Processor::kGpu ? std::min(threads, kGpuSamplesMax) : threads; }
+// Threads that write cuts into packs.
+constexpr uint32_t CutWriters(uint32_t threads) { return std::clamp<uint32_t>(threads / 2, 1, 8); }
+
 struct MemoryPlan {
+  Processor processor = Processor::kCpu;
   uint32_t layers = 0;         // of the stage
+  uint32_t layers_wanted = 0;  // resident at once where there is room and nobody waits for the stage: all of them, or on a GPU enough for it to load,
+                               // compute and evict at the same time
   uint64_t layer = 0;          // weights of one, as the matmuls want them
   uint64_t embedding = 0;      // 0 unless the stage begins at layer 0
-  uint64_t per_sample = 0;     // activations of one sample in flight (times threads: each thread computes one)
+  uint64_t per_sample = 0;     // activations of one sample that is computed
   uint64_t per_cut = 0;        // one hidden state waiting in a queue
-  uint64_t fixed = 0;          // libraries, buffers, eviction of the largest tensor
-  uint64_t eviction = 0;       // the part of `fixed` that only loading and eviction touch
+  uint64_t fixed = 0;          // libraries, buffers, eviction of the largest tensor; on a GPU its context, and what kGpuUnitsMax units are quantized into
+  uint64_t eviction = 0;       // the part of `fixed` that only loading and eviction touch; on a GPU: the host's, of one unit
+  uint64_t host_fixed = 0;     // of a GPU's worker: libraries, buffers
+
   uint64_t Weights(uint32_t resident) const { return embedding + (resident < layers ? resident : layers) * layer; }
-  // With so many layers resident at once.
-  uint64_t Total(uint32_t threads, uint32_t window, uint32_t resident) const {
-    return fixed + Weights(resident) + threads * per_sample + 2 * window * per_cut;
+  // In the memory that it computes in, with so many layers resident and cuts kept at once.
+  uint64_t Total(uint32_t threads, uint32_t window, uint32_t resident, uint32_t cuts = 0) const {
+    return fixed + Weights(resident) + SamplesAtOnce(processor, threads) * per_sample + (processor == Processor::kCpu ? Cuts(threads, window, cuts) : 0);
   }
+  // Beside that, in the host's; 0 where that is the same.
+  uint64_t Host(uint32_t threads, uint32_t window, uint32_t cuts) const;
+  uint64_t Cuts(uint32_t threads, uint32_t window, uint32_t cuts) const { return (2 * uint64_t{window} + 2 * CutWriters(threads) + cuts) * per_cut; }
 };
 
 // Stacked query rows and minimum tokens of a block of attention on the CPU; the score buffer hangs on them.
 inline constexpr uint64_t kAttentionRows = 256, kAttentionBlockMin = 32;
 
 // For layers [first, last) and sequences of at most `seq_len` tokens.
-MemoryPlan PlanMemory(const DecoderSpec& spec, const Plan& plan, uint32_t first_layer, uint32_t last_layer, uint32_t seq_len, MatmulDtype matmul);
+MemoryPlan PlanMemory(const DecoderSpec& spec, const Plan& plan, uint32_t first_layer, uint32_t last_layer, uint32_t seq_len, MatmulDtype matmul,
+                      Processor processor = Processor::kCpu);
 
 }  // namespace holdfast

@@ -137,7 +137,7 @@ class Probe {
     for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>((i * 7919 + thread) % spec_.vocab);
     HOLDFAST_ASSIGN(*first, OneForward(hidden, ids));
     const uint64_t warm = clock_.MonotonicNs();
-    while (times->size() < kForwardTimesMax / ask_.threads && Since(begin_ns_) + *first < kProbeBudgetNs) {
+    while (times->size() < kForwardTimesMax / ask_.at_once && Since(begin_ns_) + *first < kProbeBudgetNs) {
       if (times->size() >= kRoundsLeast && Since(warm) > kForwardNs) break;
       HOLDFAST_ASSIGN(const uint64_t ns, OneForward(hidden, ids));
       times->push_back(ns);
@@ -146,14 +146,14 @@ class Probe {
   }
 
   Status Compute() {
-    std::vector<std::vector<uint64_t>> times(ask_.threads);
-    std::vector<uint64_t> first(ask_.threads);
-    std::vector<Status> status(ask_.threads, OkStatus());
+    std::vector<std::vector<uint64_t>> times(ask_.at_once);
+    std::vector<uint64_t> first(ask_.at_once);
+    std::vector<Status> status(ask_.at_once, OkStatus());
     {
       std::vector<std::jthread> threads;
-      for (uint32_t t = 0; t < ask_.threads; ++t) threads.emplace_back([&, t] { status[t] = ComputeOnThread(t, &times[t], &first[t]); });
+      for (uint32_t t = 0; t < ask_.at_once; ++t) threads.emplace_back([&, t] { status[t] = ComputeOnThread(t, &times[t], &first[t]); });
     }
-    for (uint32_t t = 0; t < ask_.threads; ++t) {
+    for (uint32_t t = 0; t < ask_.at_once; ++t) {
       HOLDFAST_TRY(status[t]);
       probe_.forward_ns.insert(probe_.forward_ns.end(), times[t].begin(), times[t].end());
     }

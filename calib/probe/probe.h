@@ -14,7 +14,7 @@ namespace holdfast {
 inline constexpr uint64_t kProbeBudgetNs = 40'000'000'000;   // after which no further pass is begun
 inline constexpr uint32_t kProbeSecondsMax = 60;             // after which whoever asked need not believe in an answer any more
 
-// Takes the layer in the middle. Needs the memory of one layer and of `threads` sequences of so many tokens in flight; the source's pages of that
+// Takes the layer in the middle. Needs the memory of one layer and of `at_once` sequences of so many tokens in flight; the source's pages of that
 // layer leave the page cache. Errors: those of loading and computing (unreadable source, kResourceExhausted).
 Result<LayerProbe> ProbeLayer(FileSystem& fs, const Clock& clock, const LayerQuestion& question);
 

@@ -205,12 +205,94 @@ class TwoBuffers final : public Uploader {
   uint32_t now_ = 0;
 };
 
+// Memory that grows when more is asked for: pinned, or the device's.
+class Grown {
+ public:
+  enum class Where : uint8_t { kPinned, kDevice };
+  explicit Grown(Where where) : where_(where) {}
+  ~Grown() { Free(); }
+  Grown(const Grown&) = delete;
+  Grown& operator=(const Grown&) = delete;
+  Result<void*> Of(size_t bytes) {
+    if (bytes <= bytes_) return at_;
+    Free();
+    HOLDFAST_TRY(where_ == Where::kPinned ? FromCuda(cudaHostAlloc(&at_, bytes, cudaHostAllocDefault), "allocating pinned memory")
+                                          : FromCuda(cudaMalloc(&at_, bytes), "allocating memory for hidden states"));
+    bytes_ = bytes;
+    return at_;
+  }
+  void* get() const { return at_; }
+
+ private:
+  void Free() {
+    where_ == Where::kPinned ? cudaFreeHost(at_) : cudaFree(at_);
+    at_ = nullptr;
+    bytes_ = 0;
+  }
+  const Where where_;
+  void* at_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+class PinnedLane final : public CutLane {
+ public:
+  explicit PinnedLane(int device) : device_(device) {}
+  ~PinnedLane() override {
+    if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+    for (const cudaEvent_t event : {arrived_, computed_}) {
+      if (event != nullptr) cudaEventDestroy(event);
+    }
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+  Status Open() {
+    HOLDFAST_TRY(Use(device_));
+    HOLDFAST_TRY(FromCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"));
+    HOLDFAST_TRY(FromCuda(cudaEventCreateWithFlags(&arrived_, cudaEventDisableTiming), "making an event"));
+    return FromCuda(cudaEventCreateWithFlags(&computed_, cudaEventDisableTiming), "making an event");
+  }
+  Result<uint16_t*> Send(std::span<const uint8_t> cut) override {
+    HOLDFAST_TRY(Use(device_));
+    HOLDFAST_ASSIGN(void* const pinned, in_.Of(cut.size()));
+    HOLDFAST_ASSIGN(void* const to, on_device_.Of(cut.size()));
+    std::copy_n(cut.data(), cut.size(), static_cast<uint8_t*>(pinned));
+    HOLDFAST_TRY(FromCuda(cudaMemcpyAsync(to, pinned, cut.size(), cudaMemcpyHostToDevice, stream_), "copying hidden states to the device"));
+    HOLDFAST_TRY(FromCuda(cudaEventRecord(arrived_, stream_), "copying hidden states to the device"));
+    return static_cast<uint16_t*>(to);
+  }
+  Status Arrive() override { return FromCuda(cudaStreamWaitEvent(cudaStreamLegacy, arrived_, 0), "copying hidden states to the device"); }
+  Status Fetch(const void* hidden, size_t hidden_bytes, const void* amax, size_t amax_bytes) override {
+    HOLDFAST_ASSIGN(void* const hidden_to, hidden_.Of(hidden_bytes));
+    HOLDFAST_ASSIGN(void* const amax_to, amax_.Of(amax_bytes));
+    HOLDFAST_TRY(FromCuda(cudaEventRecord(computed_, cudaStreamLegacy), "computing a sample"));
+    HOLDFAST_TRY(FromCuda(cudaStreamWaitEvent(stream_, computed_, 0), "computing a sample"));
+    HOLDFAST_TRY(FromCuda(cudaMemcpyAsync(amax_to, amax, amax_bytes, cudaMemcpyDeviceToHost, stream_), "copying maxima back"));
+    if (hidden_bytes == 0) return OkStatus();
+    return FromCuda(cudaMemcpyAsync(hidden_to, hidden, hidden_bytes, cudaMemcpyDeviceToHost, stream_), "copying hidden states back");
+  }
+  Status Take(std::span<uint8_t> hidden, std::span<uint8_t> amax) override {
+    HOLDFAST_TRY(FromCuda(cudaStreamSynchronize(stream_), "computing a sample"));
+    std::copy_n(static_cast<const uint8_t*>(amax_.get()), amax.size(), amax.data());
+    std::copy_n(static_cast<const uint8_t*>(hidden_.get()), hidden.size(), hidden.data());
+    return OkStatus();
+  }
+
+ private:
+  const int device_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t arrived_ = nullptr, computed_ = nullptr;
+  Grown in_{Grown::Where::kPinned}, hidden_{Grown::Where::kPinned}, amax_{Grown::Where::kPinned}, on_device_{Grown::Where::kDevice};
+};
+
 }  // namespace
 
 bool ShapesFit(uint64_t hidden, uint64_t intermediate, uint64_t head_dim) {
   return hidden % kEach == 0 && intermediate % kEach == 0 && head_dim % (2 * kEach) == 0;
 }
 
+int RuntimeVersion() {
+  int version = 0;
+  return cudaRuntimeGetVersion(&version) == cudaSuccess ? version : 0;
+}
 Status Use(int device) { return FromCuda(cudaSetDevice(device), "choosing the device"); }
 
 void RmsNorm(uint16_t* x, const uint16_t* delta, const uint16_t* weight, float eps, size_t rows, size_t n, uint16_t* out, uint32_t* amax) {
@@ -235,6 +317,12 @@ Result<std::unique_ptr<Uploader>> Uploader::New(int device) {
   auto uploader = std::make_unique<TwoBuffers>(device);
   HOLDFAST_TRY(uploader->Open());
   return std::unique_ptr<Uploader>(std::move(uploader));
+}
+
+Result<std::unique_ptr<CutLane>> CutLane::New(int device) {
+  auto lane = std::make_unique<PinnedLane>(device);
+  HOLDFAST_TRY(lane->Open());
+  return std::unique_ptr<CutLane>(std::move(lane));
 }
 
 }  // namespace holdfast::device

@@ -20,6 +20,7 @@
 namespace holdfast::device {
 
 bool ShapesFit(uint64_t hidden, uint64_t intermediate, uint64_t head_dim);
+int RuntimeVersion();   // the CUDA that these kernels were built with: 13000 is 13.0
 // What the calling thread does next happens on this device.
 Status Use(int device);
 
@@ -48,6 +49,22 @@ class Uploader {
   virtual Status Send(void* to, size_t bytes) = 0;
   // When this returns, everything that was sent has arrived.
   virtual Status Finish() = 0;
+};
+
+// The way of one sample's hidden states into the device's memory and of its results back, through pinned buffers and on a stream of its own, so
+// that samples that are computed meanwhile do not wait for it. For one thread at a time: Send, Arrive, then whatever computes, Fetch, Take.
+class CutLane {
+ public:
+  static Result<std::unique_ptr<CutLane>> New(int device);
+  virtual ~CutLane() = default;
+  // Begins to copy `cut` into the lane's own buffer on the device, which is returned. Overwritten by the next Send.
+  virtual Result<uint16_t*> Send(std::span<const uint8_t> cut) = 0;
+  // What is queued on the default stream from here on finds it there.
+  virtual Status Arrive() = 0;
+  // Behind what has been queued on the default stream so far: begins to copy both back. Waits for nothing.
+  virtual Status Fetch(const void* hidden, size_t hidden_bytes, const void* amax, size_t amax_bytes) = 0;
+  // Waits for them. Sizes as fetched.
+  virtual Status Take(std::span<uint8_t> hidden, std::span<uint8_t> amax) = 0;
 };
 
 }  // namespace holdfast::device

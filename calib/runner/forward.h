@@ -20,6 +20,7 @@ struct Range {
   size_t sites = 0;
   MatmulDtype matmul = MatmulDtype::kBf16;
   at::Device device = at::kCPU;
+  std::shared_ptr<DeviceSession> session;
 };
 
 // One of `ids` (layer 0) and `hidden` (else) is given: [tokens, hidden] bf16 bits. Thrown exceptions are the caller's to catch.

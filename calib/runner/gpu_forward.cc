@@ -11,10 +11,11 @@
 #include <cstring>
 #include <limits>
 #include <map>
+#include <optional>
 #include <tuple>
 
 #include "calib/model/rope.h"
-#include "calib/runner/device_kernels.h"
+#include "calib/runner/device_session.h"
 #include "calib/runner/forward.h"
 
 // scaled_dot_product_attention with grouped heads.
@@ -23,6 +24,7 @@
 namespace holdfast {
 namespace {
 
+constexpr size_t kRopeTablesMax = 64;
 constexpr size_t kInputs = std::tuple_size_v<SiteSlots>;   // observed tensors of a layer
 
 uint16_t* Raw(const at::Tensor& t) { return static_cast<uint16_t*>(t.data_ptr()); }
@@ -31,9 +33,10 @@ size_t Count(const at::Tensor& t) { return static_cast<size_t>(t.numel()); }
 // One sample on its way through the range.
 class GpuPass {
  public:
-  GpuPass(const Range& range, const ForwardInput& input)
-      : range_(range), spec_(range.spec), tokens_(static_cast<int64_t>(input.tokens)), head_dim_(spec_.head_dim), heads_(spec_.heads),
-        kv_heads_(spec_.kv_heads), inner_(static_cast<int64_t>(spec_.intermediate)) {
+  // `x`: [tokens, hidden], becomes the result.
+  GpuPass(const Range& range, at::Tensor x)
+      : range_(range), spec_(range.spec), tokens_(x.size(0)), head_dim_(spec_.head_dim), heads_(spec_.heads), kv_heads_(spec_.kv_heads),
+        inner_(static_cast<int64_t>(spec_.intermediate)), x_(std::move(x)), rope_(Rope(range, static_cast<uint64_t>(tokens_))) {
     const int64_t hidden = static_cast<int64_t>(spec_.hidden);
     normed_ = Bf16({tokens_, hidden});
     delta_ = Bf16({tokens_, hidden});
@@ -41,38 +44,37 @@ class GpuPass {
     gate_up_ = Bf16({tokens_, 2 * inner_});
     activated_ = Bf16({tokens_, inner_});
     amax_ = at::zeros({static_cast<int64_t>(range.weights.layers.size() * kInputs)}, at::TensorOptions().dtype(at::kInt).device(range.device));
-    const RopeTable table = MakeRopeTable(spec_, input.tokens);
-    cos_ = Upload(table.cos.data(), {tokens_, head_dim_ / 2}, at::kBFloat16);
-    sin_ = Upload(table.sin.data(), {tokens_, head_dim_ / 2}, at::kBFloat16);
-    if (input.ids == nullptr) {
-      HOLDFAST_CHECK(input.hidden.size() == input.tokens * spec_.hidden * 2);
-      x_ = Upload(input.hidden.data(), {tokens_, hidden}, at::kBFloat16);
-    } else {
-      x_ = range.weights.embedding.index_select(0, Upload(input.ids->data(), {tokens_}, at::kInt));
-    }
   }
 
-  ForwardResult Run(bool want_hidden) {
+  // Queues everything. int32 [layers * kInputs]: bf16 bits.
+  at::Tensor Run(bool want_hidden) {
     const size_t layers = range_.weights.layers.size();
     for (size_t i = 0; i < layers; ++i) {
       const LayerWeights& w = range_.weights.layers[i];
       Attention(i, w);
       Mlp(i, w);
-      if (i + 1 == layers && !want_hidden) return Finish(want_hidden);   // nobody reads what down_proj would give
+      if (i + 1 == layers && !want_hidden) return amax_;   // nobody reads what down_proj would give
       Linear(activated_, w.down, delta_);
       pending_ = true;
     }
     if (pending_) device::Add(Raw(x_), Raw(delta_), Count(x_));
-    return Finish(want_hidden);
+    return amax_;
   }
 
  private:
-  at::Tensor Bf16(at::IntArrayRef shape) const { return at::empty(shape, at::TensorOptions().dtype(at::kBFloat16).device(range_.device)); }
-  at::Tensor Upload(const void* values, at::IntArrayRef shape, at::ScalarType type) const {
-    at::Tensor host = at::empty(shape, type);
-    std::memcpy(host.data_ptr(), values, host.nbytes());
-    return host.to(range_.device);
+  static RopeOnDevice Rope(const Range& range, uint64_t tokens) {
+    std::map<uint64_t, RopeOnDevice>& known = range.session->rope;
+    if (const auto it = known.find(tokens); it != known.end()) return it->second;
+    if (known.size() >= kRopeTablesMax) known.clear();
+    const RopeTable table = MakeRopeTable(range.spec, tokens);
+    const auto upload = [&](const std::vector<uint16_t>& values) {
+      at::Tensor host = at::empty({static_cast<int64_t>(tokens), range.spec.head_dim / 2}, at::kBFloat16);
+      std::memcpy(host.data_ptr(), values.data(), host.nbytes());
+      return host.to(range.device);
+    };
+    return known[tokens] = {upload(table.cos), upload(table.sin)};
   }
+  at::Tensor Bf16(at::IntArrayRef shape) const { return at::empty(shape, at::TensorOptions().dtype(at::kBFloat16).device(range_.device)); }
   size_t Tokens() const { return static_cast<size_t>(tokens_); }
   uint32_t* Slot(size_t layer, LinearInput input) const {
     if (range_.slots[layer][static_cast<size_t>(input)].empty()) return nullptr;
@@ -94,7 +96,7 @@ class GpuPass {
   void Attention(size_t layer, const LayerWeights& w) {
     Norm(w.input_norm, Slot(layer, LinearInput::kAttention));
     Linear(normed_, w.qkv, qkv_);
-    device::Rotate(Raw(qkv_), static_cast<size_t>(qkv_.size(1)), Raw(cos_), Raw(sin_), Tokens(), static_cast<size_t>(heads_ + kv_heads_),
+    device::Rotate(Raw(qkv_), static_cast<size_t>(qkv_.size(1)), Raw(rope_.cos), Raw(rope_.sin), Tokens(), static_cast<size_t>(heads_ + kv_heads_),
                    static_cast<size_t>(head_dim_));
     const at::Tensor mixed = Attend(spec_.window[range_.first_layer + layer]).transpose(0, 1).reshape({tokens_, heads_ * head_dim_});
     if (uint32_t* amax = Slot(layer, LinearInput::kAttentionOut)) device::Amax(Raw(mixed), Count(mixed), amax);
@@ -142,41 +144,63 @@ class GpuPass {
     device::MulUp(Raw(a), Raw(gate_up_), Tokens(), spec_.intermediate, Raw(activated_), amax);
   }
 
-  ForwardResult Finish(bool want_hidden) const {
-    ForwardResult result;
-    result.amax.assign(range_.sites, 0.0f);
-    const at::Tensor seen = amax_.cpu();   // waits for the sample
-    const auto* bits = static_cast<const uint32_t*>(seen.data_ptr());
-    for (size_t layer = 0; layer < range_.slots.size(); ++layer) {
-      for (size_t input = 0; input < kInputs; ++input) {
-        const float amax = std::bit_cast<float>(bits[layer * kInputs + input] << 16);
-        for (const uint32_t slot : range_.slots[layer][input]) result.amax[slot] = amax;
-      }
-    }
-    if (!want_hidden) return result;
-    result.hidden.resize(x_.nbytes());
-    at::from_blob(result.hidden.data(), x_.sizes(), at::kBFloat16).copy_(x_);
-    return result;
-  }
-
   const Range& range_;
   const DecoderSpec& spec_;
   const int64_t tokens_, head_dim_, heads_, kv_heads_, inner_;
   const double scale_ = 1.0 / std::sqrt(static_cast<double>(head_dim_));
   at::Tensor x_;          // the residual stream; the last linear's result waits in delta_ while pending_
-  at::Tensor normed_, delta_, qkv_, gate_up_, activated_, cos_, sin_;
-  at::Tensor amax_;       // int32 [layers * kInputs]: bf16 bits
+  const RopeOnDevice rope_;
+  at::Tensor normed_, delta_, qkv_, gate_up_, activated_, amax_;
   std::map<uint64_t, at::Tensor> masks_;
   bool pending_ = false;
 };
+
+std::vector<float> AmaxOfSites(const Range& range, const std::vector<uint32_t>& bits) {
+  std::vector<float> amax(range.sites, 0.0f);
+  for (size_t layer = 0; layer < range.slots.size(); ++layer) {
+    for (size_t input = 0; input < kInputs; ++input) {
+      for (const uint32_t slot : range.slots[layer][input]) amax[slot] = std::bit_cast<float>(bits[layer * kInputs + input] << 16);
+    }
+  }
+  return amax;
+}
 
 }  // namespace
 
 bool GpuForwardFits(const DecoderSpec& spec) { return device::ShapesFit(spec.hidden, spec.intermediate, spec.head_dim); }
 
 Result<ForwardResult> GpuForward(const Range& range, const ForwardInput& input) {
-  HOLDFAST_TRY(device::Use(range.device.has_index() ? range.device.index() : 0));
-  return GpuPass(range, input).Run(input.want_hidden);
+  const int device = range.device.has_index() ? range.device.index() : 0;
+  HOLDFAST_TRY(device::Use(device));
+  HOLDFAST_ASSIGN(const auto lane, range.session->lanes.Borrow([device] { return device::CutLane::New(device); }));
+  const int64_t tokens = static_cast<int64_t>(input.tokens), hidden = static_cast<int64_t>(range.spec.hidden);
+  const auto bf16 = at::TensorOptions().dtype(at::kBFloat16).device(range.device);
+  at::Tensor x;
+  if (input.ids == nullptr) {
+    HOLDFAST_CHECK(input.hidden.size() == input.tokens * range.spec.hidden * 2);
+    HOLDFAST_ASSIGN(uint16_t* const at, lane->Send(input.hidden));
+    x = at::from_blob(at, {tokens, hidden}, bf16);
+  }
+  std::optional<GpuPass> pass;   // its buffers live until the device is done with them
+  std::vector<uint32_t> bits(range.weights.layers.size() * kInputs);
+  ForwardResult result;
+  {
+    const std::lock_guard lock(range.session->launch);
+    if (input.ids == nullptr) {
+      HOLDFAST_TRY(lane->Arrive());
+    } else {
+      at::Tensor ids = at::empty({tokens}, at::kInt);
+      std::memcpy(ids.data_ptr(), input.ids->data(), ids.nbytes());
+      x = range.weights.embedding.index_select(0, ids.to(range.device));
+    }
+    pass.emplace(range, x);
+    const at::Tensor amax = pass->Run(input.want_hidden);
+    HOLDFAST_TRY(lane->Fetch(x.data_ptr(), input.want_hidden ? x.nbytes() : 0, amax.data_ptr(), amax.nbytes()));
+  }
+  if (input.want_hidden) result.hidden.resize(x.nbytes());   // while the device works
+  HOLDFAST_TRY(lane->Take(result.hidden, std::span(reinterpret_cast<uint8_t*>(bits.data()), bits.size() * sizeof(uint32_t))));
+  result.amax = AmaxOfSites(range, bits);
+  return result;
 }
 
 }  // namespace holdfast

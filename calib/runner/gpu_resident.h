@@ -11,6 +11,6 @@
 namespace holdfast {
 
 // `weights`: outlives it.
-std::unique_ptr<ResidentWeights> HeldOnGpu(const RangeWeights& weights, int device);
+std::unique_ptr<ResidentWeights> HeldOnGpu(const RangeWeights& weights, int device, std::shared_ptr<DeviceSession> session);
 
 }  // namespace holdfast

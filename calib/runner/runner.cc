@@ -9,9 +9,9 @@
 #include <torch/version.h>
 
 #include <algorithm>
-#include <cctype>
 
 #include "calib/runner/cuda_names.h"
+#include "calib/runner/device_session.h"
 #include "calib/runner/forward.h"
 #ifdef HOLDFAST_HAVE_CUDA
 #include "calib/runner/gpu_resident.h"
@@ -21,14 +21,6 @@
 namespace holdfast {
 namespace {
 
-Error TorchError(const std::string& doing, const std::string& what) {
-  std::string line = what.substr(0, what.find('\n'));
-  std::string lower = line;
-  std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  const bool memory = lower.find("out of memory") != std::string::npos || lower.find("allocate memory") != std::string::npos;
-  return {memory ? ErrorCode::kResourceExhausted : ErrorCode::kInternal, doing + ": " + line};
-}
-
 // The one place where exceptions of torch end.
 template <class F>
 auto Guarded(const std::string& doing, F f) -> decltype(f()) {
@@ -37,7 +29,7 @@ auto Guarded(const std::string& doing, F f) -> decltype(f()) {
   } catch (const std::bad_alloc&) {
     return Error{ErrorCode::kResourceExhausted, doing + ": out of memory"};
   } catch (const std::exception& e) {
-    return TorchError(doing, e.what());
+    return DeviceError(doing, e.what());
   }
 }
 
@@ -66,9 +58,8 @@ void PinNumerics() {
 #endif
 }
 
-size_t GpuIndex(const std::string& device) {   // "cuda", "cuda:1"
-  const size_t colon = device.find(':');
-  return colon == std::string::npos ? 0 : static_cast<size_t>(std::atoi(device.c_str() + colon + 1));
+bool IsCpu(const std::string& device) {   // "cpu", "cpu:1"
+  return device == "cpu" || (device.starts_with("cpu:") && device.find_first_not_of("0123456789", 4) == std::string::npos);
 }
 
 enum class Path : uint8_t { kCpu, kGpu, kOps };   // CpuForward, ...
@@ -83,23 +74,16 @@ struct Target {
 Result<Target> ParseDevice(const std::string& name) {
   Target t;
   t.matmul = CpuMatmulDtype();
-  if (name == "cpu") return t;
+  if (IsCpu(name)) return t;
   t.path = Path::kOps;
   if (name == "cpu:ops") return t;
   t.matmul = MatmulDtype::kBf16;
   if (!name.starts_with("cuda")) return InvalidArgument("device \"" + name + "\" is not known; devices are cpu, cuda, cuda:N");
-  if (!at::hasCUDA()) {
-    return InvalidArgument("device \"" + name + "\" asked for, but this libtorch sees no CUDA device; use cpu, or build with a CUDA libtorch");
-  }
+  HOLDFAST_TRY(CheckDevice(name));
   t.device = at::Device(name);
 #ifdef HOLDFAST_HAVE_CUDA
   t.path = Path::kGpu;
 #endif
-  if (t.device.has_index() && t.device.index() >= static_cast<int>(at::detail::getCUDAHooks().getNumGPUs())) {
-    std::string names;
-    for (const std::string& known : TorchDevices()) names += (names.empty() ? "" : ", ") + known;
-    return InvalidArgument("device \"" + name + "\" does not exist; there are " + names);
-  }
   return t;
 }
 
@@ -114,7 +98,7 @@ class Runner final : public LayerRangeRunner {
  public:
   Runner(Range range, Path path) : range_(std::move(range)), path_(path) {
 #ifdef HOLDFAST_HAVE_CUDA
-    if (!range_.weights.source_values.empty()) resident_ = HeldOnGpu(range_.weights, std::max<int>(0, range_.device.index()));
+    if (!range_.weights.source_values.empty()) resident_ = HeldOnGpu(range_.weights, std::max<int>(0, range_.device.index()), range_.session);
 #endif
   }
 
@@ -151,13 +135,15 @@ class Runner final : public LayerRangeRunner {
   std::unique_ptr<ResidentWeights> resident_;
 };
 
-Result<std::unique_ptr<LayerRangeRunner>> LoadRange(const SourceModel& source, const DecoderSpec& spec, const Plan& plan,
-                                                    const RunnerOptions& options, const Target& target,
+Result<std::unique_ptr<LayerRangeRunner>> LoadRange(const SourceModel& source, const DecoderSpec& spec, const Plan& plan, RunnerOptions options,
+                                                    const Target& target,
                                                     std::vector<LoadedDigest>* digests) {
   const c10::InferenceMode guard;
   ComputeSingleThreaded();
   PinNumerics();
+  if (options.session == nullptr) options.session = MakeDeviceSession();
   Range range;
+  range.session = options.session;
   range.spec = spec;
   range.first_layer = options.first_layer;
   range.last_layer = options.last_layer;
@@ -184,6 +170,8 @@ Result<std::unique_ptr<LayerRangeRunner>> LayerRangeRunner::Load(const SourceMod
     return LoadRange(source, spec, plan, options, target, digests);
   });
 }
+
+std::shared_ptr<DeviceSession> MakeDeviceSession() { return std::make_shared<DeviceSession>(); }
 
 std::vector<std::string> TorchDevices() {
   std::vector<std::string> names = {"cpu"};
@@ -215,18 +203,16 @@ uint64_t MeasureSpeed(const std::string& device) {
   return measured.ok() ? *measured : 0;
 }
 
-uint64_t DeviceMemoryBytes(const std::string& device) {
-  if (!device.starts_with("cuda")) return 0;
-  const std::vector<CudaName> gpus = CudaNames();
-  const size_t index = GpuIndex(device);
-  return index < gpus.size() ? gpus[index].memory_bytes : 0;
+size_t CudaIndex(const std::string& device) {
+  const size_t colon = device.find(':');
+  return colon == std::string::npos ? 0 : static_cast<size_t>(std::atoi(device.c_str() + colon + 1));
 }
 
 std::string NumericsClass(const std::string& device) {
-  if (device == "cpu") return CpuNumericsClass();
+  if (IsCpu(device)) return CpuNumericsClass();
   if (device == "cpu:ops") return CpuNumericsClass() + "/ops";
   const std::vector<CudaName> gpus = CudaNames();
-  const size_t index = GpuIndex(device);
+  const size_t index = CudaIndex(device);
   const std::string chip = index < gpus.size() ? gpus[index].name + "/" + gpus[index].architecture : "unknown";
 #ifdef HOLDFAST_HAVE_CUDA
   const char* path = "/fused";   // GpuForward, wherever the model's shapes let it

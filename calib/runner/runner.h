@@ -15,18 +15,24 @@
 #include <vector>
 
 #include "calib/model/decoder.h"
+#include "calib/model/device_probe.h"
 #include "calib/model/numerics.h"
 #include "export/shard/evict.h"
 
 namespace holdfast {
 
+// What the runners of one worker share on its device; see device_session.h.
+class DeviceSession;
+std::shared_ptr<DeviceSession> MakeDeviceSession();
+
 struct RunnerOptions {
   uint32_t first_layer = 0, last_layer = 0;
   uint32_t load_threads = 1;
-  std::string device = "cpu";                       // "cpu", "cuda", "cuda:1"
+  std::string device = "cpu";                       // "cpu" (also "cpu:1": one of several that share it), "cuda", "cuda:1"
   // Digest that a source tensor must have, if known; a difference is kInvalidArgument "source changed", naming file and tensor.
   std::function<std::optional<Digest>(const std::string& tensor)> expected;
   const std::atomic<bool>* stop = nullptr;          // kStopped between tensors when it turns true
+  std::shared_ptr<DeviceSession> session = nullptr; // null: one of its own
 };
 
 struct LoadedDigest { uint32_t unit; std::vector<std::pair<std::string, Digest>> tensors; };
@@ -56,6 +62,10 @@ std::vector<std::string> TorchDevices();
 std::string NumericsClass(const std::string& device);
 // MFLOP/s of a matmul as the forward pass does them, on one thread of a CPU or on a GPU; takes a fraction of a second. 0: no such device.
 uint64_t MeasureSpeed(const std::string& device);
-uint64_t DeviceMemoryBytes(const std::string& device);   // of a GPU; 0 for the CPU
+size_t CudaIndex(const std::string& device);   // of "cuda", "cuda:1"
+// Every CUDA device, and why there is none. `ask`: names ("cuda:0,cuda:1"), or "cuda:all", of those whose free memory is wanted; that takes a moment each.
+DeviceProbe FindDevices(const std::string& ask);
+// kInternal: it cannot be used as of now, or is gone. To be asked by a process that was told to use it.
+Status CheckDevice(const std::string& device);
 
 }  // namespace holdfast

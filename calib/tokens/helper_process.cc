@@ -23,6 +23,7 @@ namespace holdfast {
 namespace {
 
 constexpr size_t kErrorTailBytes = 16u << 10;
+constexpr int kStopPollMs = 200;
 
 class Fd {
  public:
@@ -139,10 +140,11 @@ class Child {
   }
 
   // Moves bytes until both outputs are closed.
-  Status Exchange(std::string_view input, size_t max_output, ProcessOutput* result) {
+  Status Exchange(std::string_view input, size_t max_output, const std::atomic<bool>* stop, ProcessOutput* result) {
     while (out_.open() || err_.open()) {
       pollfd fds[3] = {{in_.get(), POLLOUT, 0}, {out_.get(), POLLIN, 0}, {err_.get(), POLLIN, 0}};
-      if (::poll(fds, 3, -1) < 0) {
+      if (stop != nullptr && stop->load()) return Stopped("stopped");
+      if (::poll(fds, 3, stop == nullptr ? -1 : kStopPollMs) < 0) {
         if (errno == EINTR) continue;
         return ErrnoError(errno, "waiting for the tokenizer helper");
       }
@@ -178,10 +180,10 @@ class Child {
 
 }  // namespace
 
-Result<ProcessOutput> RunProcess(const std::vector<std::string>& argv, std::string_view input, size_t max_output) {
+Result<ProcessOutput> RunProcess(const std::vector<std::string>& argv, std::string_view input, size_t max_output, const std::atomic<bool>* stop) {
   ProcessOutput result;
   HOLDFAST_ASSIGN(Child child, Child::Start(argv));
-  HOLDFAST_TRY(child.Exchange(input, max_output, &result));
+  HOLDFAST_TRY(child.Exchange(input, max_output, stop, &result));
   const int status = child.Wait();
   if (status >= 0 && WIFEXITED(status)) result.exit_code = WEXITSTATUS(status);
   if (status >= 0 && WIFSIGNALED(status)) result.signal = WTERMSIG(status);

@@ -4,6 +4,7 @@
 // The child dies with the thread that started it (PR_SET_PDEATHSIG), sees no signal mask of ours and no file of ours.
 #pragma once
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,9 @@ struct ProcessOutput {
 };
 
 // Starts argv[0] (searched in PATH when it has no slash), writes `input`, reads until both outputs are closed, waits.
-// kNotFound: there is no such program. kResourceExhausted: no process or more than `max_output` bytes of output.
-Result<ProcessOutput> RunProcess(const std::vector<std::string>& argv, std::string_view input, size_t max_output);
+// kNotFound: there is no such program. kResourceExhausted: no process or more than `max_output` bytes of output. kStopped: `stop` turned true; it was killed.
+Result<ProcessOutput> RunProcess(const std::vector<std::string>& argv, std::string_view input, size_t max_output,
+                                 const std::atomic<bool>* stop = nullptr);
 
 // $HOLDFAST_PYTHON, or "python3".
 std::string DefaultPython();

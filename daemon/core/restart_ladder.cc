@@ -2,11 +2,14 @@
 #include "daemon/core/restart_ladder.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace holdfast {
 
 WorkerSize StepDown(WorkerSize size) {
-  if (size.window > size.threads) {
+  if (size.cuts > 0) {
+    size.cuts = 0;
+  } else if (size.window > size.threads) {
     size.window = std::max(size.threads, size.window / 2);
   } else if (size.layers > 1) {
     size.layers /= 2;
@@ -19,21 +22,42 @@ WorkerSize StepDown(WorkerSize size) {
   return size;
 }
 
-WorkerSize LargestThatFits(WorkerSize preferred, Neighbours neighbours, const std::function<bool(WorkerSize)>& fits) {
+namespace {
+
+WorkerSize LargestWithoutCuts(WorkerSize preferred, Neighbours neighbours, const std::function<bool(WorkerSize)>& fits) {
   WorkerSize size = preferred;
-  const auto fewer_samples = [](WorkerSize s) { return s.window > s.threads ? WorkerSize{std::max(s.threads, s.window / 2), s.threads, s.layers} : s; };
-  while (!fits(size) && size.window > size.threads) size = fewer_samples(size);
+  while (!fits(size) && size.window > size.threads) size.window = std::max(size.threads, size.window / 2);
   if (fits(size)) return size;
+  const auto fewer_threads = [](WorkerSize s) {
+    s.window = s.threads = s.threads / 2;
+    return s;
+  };
   if (neighbours == Neighbours::kSome) {
     WorkerSize resident = size;
-    while (!fits(resident) && resident.threads > 1) resident = {resident.threads / 2, resident.threads / 2, resident.layers};
+    while (!fits(resident) && resident.threads > 1) resident = fewer_threads(resident);
     if (fits(resident)) return resident;
   }
   size.layers = 1;
-  while (!fits(size) && size.threads > 1) size = {size.threads / 2, size.threads / 2, 1};
+  while (!fits(size) && size.threads > 1) size = fewer_threads(size);
+  const auto with = [&size](uint32_t layers) {
+    WorkerSize s = size;
+    s.layers = layers;
+    return s;
+  };
   for (uint32_t step = preferred.layers; step > 0; step /= 2) {   // as many layers as there is room for
-    while (size.layers + step < preferred.layers && fits({size.window, size.threads, size.layers + step})) size.layers += step;
+    while (size.layers + step < preferred.layers && fits(with(size.layers + step))) size.layers += step;
   }
+  return size;
+}
+
+}  // namespace
+
+WorkerSize LargestThatFits(WorkerSize preferred, uint32_t stage_layers, Neighbours neighbours, const std::function<bool(WorkerSize)>& fits) {
+  const uint32_t cuts = std::exchange(preferred.cuts, 0);
+  WorkerSize size = LargestWithoutCuts(preferred, neighbours, fits);
+  if (size.layers >= stage_layers) return size;
+  size.cuts = cuts;
+  if (!fits(size)) size.cuts = 0;
   return size;
 }
 

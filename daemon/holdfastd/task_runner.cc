@@ -104,7 +104,7 @@ std::vector<TaskRunner::Wish> TaskRunner::WishesOf(const Job& job) {
   const std::string& dir = job.driver->state().layout().root();
   for (const StagePlan& plan : job.driver->StagesOf(options_.node)) {
     Wish w{&job, {dir, false, plan.stage}, plan, UINT64_MAX};
-    const auto memory = job.driver->Memory(plan.first_layer, plan.last_layer, options_.device.matmul);
+    const auto memory = job.driver->Memory(plan.first_layer, plan.last_layer, options_.device);
     if (memory.ok()) w.minimum_bytes = memory->Total(1, 1, memory->layers);
     if (memory.ok() && w.minimum_bytes > options_.memory_bytes) w.minimum_bytes = memory->Total(1, 1, 1);   // streamed; else it waits for its turn
     wishes.push_back(std::move(w));
@@ -163,9 +163,12 @@ void TaskRunner::Learn(const std::vector<Wish>& wanted) {
   }
 }
 
-WorkerSize TaskRunner::SizeFor(const MemoryPlan& memory, uint64_t room, Neighbours neighbours) const {
-  return LargestThatFits(PreferredSize(options_.threads, memory.layers), neighbours,
-                         [&](const WorkerSize& s) { return memory.Total(s.threads, s.window, s.layers) <= room; });
+WorkerSize TaskRunner::SizeFor(const MemoryPlan& memory, uint32_t samples, uint64_t room, Neighbours neighbours) const {
+  const uint64_t host = MemAvailableBytes() / 100 * kMemoryShare;
+  const uint32_t layers = neighbours == Neighbours::kNone ? memory.layers_wanted : memory.layers;
+  return LargestThatFits(PreferredSize(options_.threads, layers, samples), memory.layers, neighbours, [&](const WorkerSize& s) {
+    return memory.Total(s.threads, s.window, s.layers, s.cuts) <= room && memory.Host(s.threads, s.window, s.cuts) <= host;
+  });
 }
 
 // `reserve`: bytes that other chosen tasks, not yet running, need at their smallest.
@@ -184,10 +187,10 @@ void TaskRunner::Launch(const Wish& w, uint64_t reserve) {
     spec.size = {.window = 1, .threads = options_.threads};
     spec.planned_bytes = kMergeBytes;
   } else {
-    const auto memory = w.job->driver->Memory(w.plan.first_layer, w.plan.last_layer, options_.device.matmul);
+    const auto memory = w.job->driver->Memory(w.plan.first_layer, w.plan.last_layer, options_.device);
     if (!memory.ok() || w.minimum_bytes > room) return;   // its neighbours are being made smaller, see Reconcile
-    spec.size = SizeFor(*memory, room - std::min(room, reserve), state.plan().stages.size() > 1 ? Neighbours::kSome : Neighbours::kNone);
-    spec.planned_bytes = memory->Total(spec.size.threads, spec.size.window, spec.size.layers);
+    spec.size = SizeFor(*memory, state.samples_in(), room - std::min(room, reserve), state.plan().stages.size() > 1 ? Neighbours::kSome : Neighbours::kNone);
+    spec.planned_bytes = memory->Total(spec.size.threads, spec.size.window, spec.size.layers, spec.size.cuts);
     spec.samples_done = w.job->driver->SamplesDone(w.plan);
     const auto known = state.stages().find(w.plan.stage);
     if (known != state.stages().end() && !known->second.claims.empty()) {
@@ -199,7 +202,7 @@ void TaskRunner::Launch(const Wish& w, uint64_t reserve) {
   if (const Status started = supervisor_.Start(spec); !started.ok()) return log_.Say(w.job->id, started.error().message);
   job_ids_[w.key] = w.job->id;
   const uint32_t layers = w.plan.last_layer - w.plan.first_layer;
-  const std::string streamed = w.key.merge || spec.size.layers >= layers ? "" : "streamed " + std::to_string(GroupLayers(spec.size.layers, layers)) + " at a time, ";
+  const std::string streamed = w.key.merge || spec.size.layers >= layers ? "" : "streamed " + std::to_string(GroupLayers(spec.size.layers, layers, GroupsAtOnceMax(ProcessorOf(spec.device))).layers) + " at a time, ";
   log_.Say(w.job->id, What(w.plan, w.key.merge) + ": started (" + streamed + std::to_string(spec.size.threads) + " threads, " + std::to_string(spec.size.window) +
                           " samples in flight, plans with " + FormatSize(spec.planned_bytes) + ")");
 }

@@ -58,7 +58,7 @@ class TaskRunner {
   void Learn(const std::vector<Wish>& wanted);       // from tasks that ended
   void Launch(const Wish& wish, uint64_t reserve);
   void ShrinkNeighbour();
-  WorkerSize SizeFor(const MemoryPlan& memory, uint64_t room, Neighbours neighbours) const;
+  WorkerSize SizeFor(const MemoryPlan& memory, uint32_t samples, uint64_t room, Neighbours neighbours) const;
   uint64_t Planned() const;
   TaskBeat BeatOf(const Wish& wish) const;
 

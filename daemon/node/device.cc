@@ -4,19 +4,62 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <future>
+#include <map>
 
 #include "calib/tokens/helper_process.h"
 #include "ledger/base/file_system.h"
 #include "ledger/base/json.h"
+#include "ledger/base/units.h"
 
 namespace holdfast {
 namespace {
+
+constexpr char kAll[] = "cuda:all", kAuto[] = "auto", kCpu[] = "cpu";
 
 Result<Json> AskWorker(const std::string& question, const std::string& device) {
   const std::string worker = JoinPath(BinaryDir(), "holdfast-worker");
   HOLDFAST_ASSIGN(const ProcessOutput answer, RunProcess({worker, question, device}, "", 1 << 20));
   if (answer.exit_code != 0) return Internal(worker + " " + question + " " + device + " failed: is the build complete? " + answer.err);
   return ParseJson(answer.out, "worker probe", 1 << 20);
+}
+
+std::string Joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& n : names) text += (text.empty() ? "" : ",") + n;
+  return text;
+}
+
+Device Cpu(const std::string& name) { return {.name = name, .numerics = CpuNumericsClass(), .matmul = CpuMatmulDtype()}; }
+
+// "cuda:7" and nothing like "cuda:07".
+bool IsCuda(const std::string& name) {
+  const std::string digits = name.starts_with("cuda:") ? name.substr(5) : "";
+  return !digits.empty() && digits.size() <= 3 && digits.find_first_not_of("0123456789") == std::string::npos && (digits[0] != '0' || digits.size() == 1);
+}
+
+Result<Device> PickCuda(size_t index, const DeviceProbe& probe) {
+  const std::string name = "cuda:" + std::to_string(index), option = "--device " + name + ": ";
+  if (const std::string why = WhyNoCuda(probe.cuda); !why.empty()) return InvalidArgument(option + why + ". --device cpu computes without");
+  if (index >= probe.devices.size()) return InvalidArgument(option + "there is no such device; there are " + CudaDevicesText(probe));
+  const CudaDevice& d = probe.devices[index];
+  const std::string who = option + d.label + " cannot be used: ";
+  if (d.error == 2) return InvalidArgument(who + "its memory of " + FormatSize(d.total_bytes) + " is used up by others (see `nvidia-smi`)");
+  if (d.error != 0) return InvalidArgument(who + CudaErrorText(d.error) + "; see `nvidia-smi`, or leave it out");
+  Device out{.name = name, .numerics = d.numerics, .matmul = MatmulDtype::kBf16, .memory_bytes = 0, .total_bytes = 0, .label = d.label};
+  if (d.integrated) return out;
+  out.total_bytes = d.total_bytes;
+  out.memory_bytes = std::max<uint64_t>(1, d.asked ? std::min(d.free_bytes, d.total_bytes) : d.total_bytes);
+  return out;
+}
+
+Device PickAuto(const DeviceProbe& probe) {
+  auto gpu = PickCuda(0, probe);
+  if (gpu.ok()) return std::move(*gpu);
+  Device cpu = Cpu(kCpu);
+  const bool meant = probe.cuda.library && probe.cuda.runtime != 0;   // a CPU build does not wonder
+  if (meant) cpu.note = "the CPU computes, not the GPU: " + gpu.error().message.substr(0, gpu.error().message.rfind(". --device cpu"));
+  return cpu;
 }
 
 }  // namespace
@@ -27,35 +70,95 @@ std::string BinaryDir() {
   return n > 0 ? DirName(std::string(self, static_cast<size_t>(n))) : ".";
 }
 
-Result<Device> ChooseDevice(const std::string& wanted) {
-  const bool cuda_wanted = wanted == "cuda" || wanted.starts_with("cuda:");
-  if (wanted != "auto" && wanted != "cpu" && !cuda_wanted) {
-    return InvalidArgument("--device " + wanted + ": say auto, cpu, cuda or cuda:N");
+Result<std::vector<std::string>> ParseDevices(const std::string& wanted) {
+  const auto wrong = [&](const std::string& why) { return InvalidArgument("--device " + wanted + ": " + why); };
+  std::vector<std::string> names;
+  for (size_t at = 0; at <= wanted.size();) {
+    const size_t comma = std::min(wanted.find(',', at), wanted.size());
+    std::string name = wanted.substr(at, comma - at);
+    if (name == "cuda") name = "cuda:0";
+    if (name != kAuto && name != kCpu && name != kAll && !IsCuda(name)) return wrong("say auto, cpu, cuda, cuda:N or cuda:all, several with commas between them");
+    names.push_back(name);
+    at = comma + 1;
   }
-  if (wanted.find_first_not_of("abcdefghijklmnopqrstuvwxyz:0123456789") != std::string::npos) return InvalidArgument("--device: odd characters");
-  const bool driver = ::access("/dev/nvidiactl", F_OK) == 0;
-  if (cuda_wanted || (wanted == "auto" && driver)) {
-    const std::string name = cuda_wanted && wanted != "cuda" ? wanted : "cuda:0";
-    HOLDFAST_ASSIGN(const Json probe, AskWorker("--probe", name));
-    HOLDFAST_ASSIGN(const std::string numerics, GetString(probe, "numerics", "worker probe"));
-    HOLDFAST_ASSIGN(const uint64_t memory, GetUint(probe, "memory_bytes", "worker probe"));
-    HOLDFAST_ASSIGN(const Json* devices, GetArray(probe, "devices", "worker probe"));
-    const bool seen = std::any_of(devices->begin(), devices->end(), [&](const Json& d) {
-      return d.is_string() && (d.get<std::string>() == name || d.get<std::string>().starts_with(name + " "));
-    });
-    if (seen) return Device{name, numerics, MatmulDtype::kBf16, memory};
-    if (cuda_wanted) return InvalidArgument("--device " + wanted + ": this build's libtorch sees no such device; use --device cpu, or build against a CUDA libtorch");
+  if (names.size() > kDevicesMax) return wrong("at most " + std::to_string(kDevicesMax) + " devices");
+  const auto count = [&](const std::string& name) { return std::count(names.begin(), names.end(), name); };
+  if (count(kAuto) > 0 && names.size() > 1) return wrong("auto stands alone");
+  if (count(kAll) > 0 && names.size() - static_cast<size_t>(count(kCpu)) > 1) return wrong("cuda:all is every GPU that is there, also those that are named beside it");
+  for (const std::string& name : names) {
+    if (name != kCpu && count(name) > 1) return wrong(name + " is named twice; one device works on one stage at a time faster than on two");
   }
-  return Device{"cpu", CpuNumericsClass(), CpuMatmulDtype(), 0};
+  if (count(kCpu) > 1) {
+    size_t number = 0;
+    for (std::string& name : names) {
+      if (name == kCpu) name += ":" + std::to_string(number++);
+    }
+  }
+  return names;
 }
 
-Result<DevicePower> MeasureDevice(const std::string& device) {
-  HOLDFAST_ASSIGN(const Json answer, AskWorker("--measure", device));
-  DevicePower power;
-  HOLDFAST_ASSIGN(power.memory_bytes, GetUint(answer, "memory_bytes", "worker probe"));
-  HOLDFAST_ASSIGN(power.speed, GetUint(answer, "speed", "worker probe"));
-  power.speed = std::max<uint64_t>(power.speed, 1);
-  return power;
+Result<std::vector<Device>> PickDevices(const std::vector<std::string>& names, const DeviceProbe& probe) {
+  std::vector<Device> devices;
+  for (const std::string& name : names) {
+    if (name == kAuto) {
+      devices.push_back(PickAuto(probe));
+    } else if (name.starts_with(kCpu)) {
+      devices.push_back(Cpu(name));
+    } else if (name != kAll) {
+      HOLDFAST_ASSIGN(Device gpu, PickCuda(std::stoul(name.substr(5)), probe));
+      devices.push_back(std::move(gpu));
+    } else {
+      for (size_t i = 0; i < std::max<size_t>(1, probe.devices.size()); ++i) {
+        HOLDFAST_ASSIGN(Device gpu, PickCuda(i, probe));
+        devices.push_back(std::move(gpu));
+      }
+    }
+  }
+  return devices;
+}
+
+Result<std::vector<Device>> ChooseDevices(const std::string& wanted) {
+  HOLDFAST_ASSIGN(const std::vector<std::string> names, ParseDevices(wanted));
+  const bool driver = ::access("/dev/nvidiactl", F_OK) == 0;
+  const auto needs_probe = [&](const std::string& name) { return name == kAuto ? driver : !name.starts_with(kCpu); };
+  DeviceProbe probe;
+  if (std::any_of(names.begin(), names.end(), needs_probe)) {
+    HOLDFAST_ASSIGN(const Json answer, AskWorker("--probe", names.size() > 1 && std::count(names.begin(), names.end(), kAll) > 0 ? kAll : names[0] == kAuto ? "cuda:0" : Joined(names)));
+    HOLDFAST_ASSIGN(probe, DeviceProbe::FromJson(answer));
+  }
+  return PickDevices(names, probe);
+}
+
+Result<Device> ChooseDevice(const std::string& wanted) {
+  HOLDFAST_ASSIGN(std::vector<Device> devices, ChooseDevices(wanted));
+  if (devices.size() > 1) return InvalidArgument("--device " + wanted + ": one device is meant here");
+  return std::move(devices.front());
+}
+
+std::string NamesOf(const std::vector<Device>& devices) {
+  std::vector<std::string> names;
+  for (const Device& d : devices) names.push_back(d.name);
+  return Joined(names);
+}
+
+Result<std::vector<uint64_t>> MeasureSpeeds(const std::vector<Device>& devices, uint32_t threads) {
+  std::map<std::string, std::future<Result<Json>>> asked;   // several that are the CPU are measured once
+  std::map<std::string, uint64_t> speeds;
+  const auto what = [](const Device& d) { return d.is_cpu() ? std::string(kCpu) : d.name; };
+  for (const Device& d : devices) {
+    if (!asked.contains(what(d))) asked.emplace(what(d), std::async(std::launch::async, [name = what(d)] { return AskWorker("--measure", name); }));
+  }
+  Status status = OkStatus();
+  for (auto& [name, answer] : asked) {
+    const Result<Json> got = answer.get();
+    const auto speed = got.ok() ? GetUint(*got, "speed", "worker probe") : Result<uint64_t>(got.error());
+    if (speed.ok()) speeds[name] = std::max<uint64_t>(1, *speed);
+    else if (status.ok()) status = speed.error();
+  }
+  HOLDFAST_TRY(status);
+  std::vector<uint64_t> out;
+  for (const Device& d : devices) out.push_back(speeds.at(what(d)) * (d.is_cpu() ? threads : 1));
+  return out;
 }
 
 }  // namespace holdfast

@@ -1,35 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The device that a node computes on, asked from holdfast-worker (whoever includes this has no torch).
+// The devices that a node computes on: what a user may ask for, and what is there, asked from holdfast-worker (whoever includes this has no torch).
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "calib/model/device_probe.h"
 #include "calib/model/numerics.h"
 #include "ledger/base/result.h"
 
 namespace holdfast {
 
 struct Device {
-  std::string name;       // "cpu", "cuda:0"
+  std::string name;       // "cpu", "cuda:0"; of several that are the CPU "cpu:0", "cpu:1"
   std::string numerics;   // numerics class
   MatmulDtype matmul = MatmulDtype::kBf16;
-  uint64_t memory_bytes = 0;   // of the device itself; 0: it lives in the machine's memory
+  uint64_t memory_bytes = 0;   // of the device itself: what of it is free now. 0: it lives in the machine's memory, with all others that do
+  uint64_t total_bytes = 0;    // of the device itself, used or not
+  std::string label = {};      // "NVIDIA H200"
+  std::string note = {};       // "auto" took the CPU although a driver is there: why
+  bool is_cpu() const { return name.starts_with("cpu"); }
 };
+
+inline constexpr size_t kDevicesMax = 64;
+inline constexpr const char* kDeviceHelp = "auto, cpu, cuda, cuda:N, cuda:all, or several as cuda:0,cuda:1 (default auto)";
 
 // Directory of the running program; holdfast-worker and holdfast-merge lie beside it.
 std::string BinaryDir();
-// auto, cpu, cuda, cuda:N. auto takes cuda:0 where there is a driver and libtorch sees it.
-Result<Device> ChooseDevice(const std::string& wanted);
+
+// What --device asks for, one name each: "cuda" is "cuda:0", of several "cpu" each gets a number; "auto" and "cuda:all" stay as they are.
+// kInvalidArgument: not a device, the same GPU twice, or "auto" or "cuda:all" beside others that it may be.
+Result<std::vector<std::string>> ParseDevices(const std::string& wanted);
+// Of what is there. kInvalidArgument: which of them is not there or cannot be used, and why.
+Result<std::vector<Device>> PickDevices(const std::vector<std::string>& names, const DeviceProbe& probe);
+
+// auto, cpu, cuda, cuda:N, cuda:all, and lists of them. auto takes cuda:0 where there is a driver and libtorch sees it.
+Result<std::vector<Device>> ChooseDevices(const std::string& wanted);
+Result<Device> ChooseDevice(const std::string& wanted);   // where one is meant
+std::string NamesOf(const std::vector<Device>& devices);  // "cuda:0,cuda:1"
 
 inline constexpr uint64_t kMemoryShare = 95;   // percent of memory that workers may plan with where nobody says how much
 
-struct DevicePower {
-  uint64_t memory_bytes = 0;   // of the device itself; 0: it lives in the machine's memory
-  uint64_t speed = 1;          // MFLOP/s of a bf16 matmul, of one thread on a CPU
-};
-// Measures for a fraction of a second.
-Result<DevicePower> MeasureDevice(const std::string& device);
+// MFLOP/s of a bf16 matmul, of each device as a whole: a CPU's `threads` compute side by side. All measured at the same time, for a fraction of a second.
+Result<std::vector<uint64_t>> MeasureSpeeds(const std::vector<Device>& devices, uint32_t threads);
 
 }  // namespace holdfast

@@ -145,9 +145,9 @@ Status JobDriver::LoadDecoder() {
   return OkStatus();
 }
 
-Result<MemoryPlan> JobDriver::Memory(uint32_t first_layer, uint32_t last_layer, MatmulDtype matmul) {
+Result<MemoryPlan> JobDriver::Memory(uint32_t first_layer, uint32_t last_layer, const Device& device) {
   HOLDFAST_TRY(LoadDecoder());
-  return PlanMemory(*decoder_, state_.plan(), first_layer, last_layer, state_.job().seq_len, matmul);
+  return PlanMemory(*decoder_, state_.plan(), first_layer, last_layer, state_.job().seq_len, device.matmul, ProcessorOf(device.name));
 }
 
 Result<StageMemory> JobDriver::LeastMemory(MatmulDtype matmul) {

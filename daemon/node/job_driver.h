@@ -13,6 +13,7 @@
 #include "calib/model/decoder.h"
 #include "calib/model/memory_plan.h"
 #include "daemon/core/coordinator.h"
+#include "daemon/node/device.h"
 #include "ledger/base/clock.h"
 #include "ledger/fold/run_state.h"
 
@@ -49,8 +50,8 @@ class JobDriver {
   std::string DeviceOf(StageId stage) const;
   bool MergeOf(const std::string& node) const;
   uint64_t SamplesDone(const StagePlan& stage) const;
-  // Memory of layers [first, last) on a device with this matmul dtype. The model's description comes from the job record, or from the source.
-  Result<MemoryPlan> Memory(uint32_t first_layer, uint32_t last_layer, MatmulDtype matmul);
+  // Memory of layers [first, last) on this device. The model's description comes from the job record, or from the source.
+  Result<MemoryPlan> Memory(uint32_t first_layer, uint32_t last_layer, const Device& device);
   Result<StageMemory> LeastMemory(MatmulDtype matmul);   // valid as long as this is
 
   // ---- as coordinator ----

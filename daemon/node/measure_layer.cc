@@ -15,13 +15,13 @@ Error Failed(const std::string& why) { return {ErrorCode::kTransient, "measuring
 
 }  // namespace
 
-Result<LayerProbe> MeasureLayer(const Clock& clock, const LayerQuestion& question) {
+Result<LayerProbe> MeasureLayer(const Clock& clock, const LayerQuestion& question, const std::atomic<bool>* stop) {
   const std::string worker = JoinPath(BinaryDir(), "holdfast-worker");
   const uint64_t begin = clock.MonotonicNs();
   HOLDFAST_ASSIGN(const ProcessOutput bare, RunProcess({worker, "--version"}, "", 1 << 16));   // what its libraries take to load
   const uint64_t start_ns = clock.MonotonicNs() - begin;
   if (bare.exit_code != 0) return Internal(worker + " does not start: is the build complete? " + bare.err);
-  HOLDFAST_ASSIGN(const ProcessOutput answer, RunProcess({worker, "--measure-layer", question.Encode()}, "", 1 << 20));
+  HOLDFAST_ASSIGN(const ProcessOutput answer, RunProcess({worker, "--measure-layer", question.Encode()}, "", 1 << 20, stop));
   if (answer.signal == SIGALRM) return Failed("it took longer than a minute");
   if (answer.signal != 0) return Failed("it ended with signal " + std::to_string(answer.signal));
   if (answer.exit_code != 0) return Failed(Printable(answer.err.substr(0, answer.err.find('\n'))));

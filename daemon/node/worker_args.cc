@@ -17,6 +17,7 @@ std::string WorkerArgs::Encode() const {
                             {"window", size.window},
                             {"threads", size.threads},
                             {"layers", size.layers},
+                            {"cuts", size.cuts},
                             {"edge_listen", edge_listen},
                             {"keys_dir", keys_dir},
                             {"renaming", renaming},
@@ -36,6 +37,7 @@ Result<WorkerArgs> WorkerArgs::Decode(const std::string& text) {
   HOLDFAST_ASSIGN(const uint64_t window, GetUint(j, "window", what));
   HOLDFAST_ASSIGN(const uint64_t threads, GetUint(j, "threads", what));
   HOLDFAST_ASSIGN(const uint64_t layers, GetUint(j, "layers", what));
+  HOLDFAST_ASSIGN(const uint64_t cuts, GetUint(j, "cuts", what));
   HOLDFAST_ASSIGN(a.reason, GetString(j, "reason", what));
   HOLDFAST_ASSIGN(a.node, GetString(j, "node", what));
   HOLDFAST_ASSIGN(a.device, GetString(j, "device", what));
@@ -48,12 +50,13 @@ Result<WorkerArgs> WorkerArgs::Decode(const std::string& text) {
   }
   HOLDFAST_ASSIGN(const std::string supervisor, GetString(j, "supervisor", what));
   if (!Nonce::FromHex(supervisor, &a.supervisor)) return InvalidArgument(what + ": field \"supervisor\" is not 32 hex digits");
-  if (stage > 0xffff || window == 0 || window > 4096 || threads == 0 || threads > 4096 || layers == 0 || layers > 0xffff) {
-    return InvalidArgument(what + ": stage, window, threads or layers out of range");
+  if (stage > 0xffff || window == 0 || window > 4096 || threads == 0 || threads > 4096 || layers == 0 || layers > 0xffff || cuts > UINT32_MAX) {
+    return InvalidArgument(what + ": stage, window, threads, layers or cuts out of range");
   }
   a.stage = static_cast<uint16_t>(stage);
   a.attempt = static_cast<uint32_t>(attempt);
-  a.size = {.window = static_cast<uint32_t>(window), .threads = static_cast<uint32_t>(threads), .layers = static_cast<uint32_t>(layers)};
+  a.size = {.window = static_cast<uint32_t>(window), .threads = static_cast<uint32_t>(threads), .layers = static_cast<uint32_t>(layers),
+            .cuts = static_cast<uint32_t>(cuts)};
   return a;
 }
 

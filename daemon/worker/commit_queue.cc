@@ -61,22 +61,12 @@ Status CommitQueue::Commit(const LayerRecord& unit) {
   return OkStatus();
 }
 
-Status CommitQueue::Add(ComputedSample sample) {
-  if (sample.hidden != nullptr) {
-    PackWriter packs(*options_.fs, options_.state->layout(), options_.incarnation, RunLayout::StageStream(options_.stage));
-    ByteSpan rest(*sample.hidden);
-    while (!rest.empty()) {
-      const size_t len = std::min<uint64_t>(rest.size(), kChunkRawMax);
-      HOLDFAST_TRY(packs.Add(Codec::kBf16Planes, rest.first(len)));
-      rest = rest.subspan(len);
-    }
-    HOLDFAST_ASSIGN(sample.record.output->packs, packs.Finish());
-    uint64_t bytes = 0;
-    for (const PackManifest& p : sample.record.output->packs) bytes += p.file_size;
-    options_.on_event(PacksWritten{bytes});
-  }
+void CommitQueue::Add(ComputedSample sample) {
+  uint64_t bytes = 0;
+  for (size_t i = 0; sample.record.output && i < sample.record.output->packs.size(); ++i) bytes += sample.record.output->packs[i].file_size;
+  if (bytes > 0) options_.on_event(PacksWritten{bytes});
+  sample.hidden.reset();
   prepared_.push_back(std::move(sample));
-  return OkStatus();
 }
 
 // Their cuts will never come.
@@ -114,30 +104,42 @@ void CommitQueue::LookDownstream() {
   }
 }
 
-// Of what is prepared: a sample is committed behind the cut that it was computed from (or the group before it did, then that one's record stands in an
-// earlier slot).
+// A sample is committed behind the cut that it was computed from (or the group before it did, then that one's record stands in an earlier slot).
+CommitQueue::Verdict CommitQueue::Judge(const ComputedSample& sample) const {
+  const SampleRecord& record = sample.record;
+  const RunState& state = *options_.state;
+  if (state.Omitted(record.sample)) return Verdict::kDrop;
+  if (record.first_layer > 0 && !sample.from_memory) {
+    const Cut* input = state.CutBefore(record.sample, record.first_layer);
+    if (input == nullptr) return Verdict::kWait;
+    if (input->digest != record.input) return Verdict::kRedo;   // its producer died before the commit, and another device computed other bits
+  }
+  // Computed again because the way to its cut was lost, and the cut is not kept this time either.
+  const SampleRecord* before = record.output && record.output->packs.empty() ? state.Sample(record.sample, record.first_layer) : nullptr;
+  const bool said = before != nullptr && before->first_layer == record.first_layer && before->last_layer == record.last_layer && before->output &&
+                    before->output->digest == record.output->digest;
+  return said ? Verdict::kSaidBefore : Verdict::kAppend;
+}
+
 Status CommitQueue::CommitReady() {
   std::vector<Record> slot;
   std::vector<uint32_t> committed;
   std::vector<ComputedSample> waiting;
   for (ComputedSample& sample : prepared_) {
-    const SampleRecord& record = sample.record;
-    const Cut* input = record.first_layer == 0 ? nullptr : options_.state->CutBefore(record.sample, record.first_layer);
-    if (options_.state->Omitted(record.sample)) {
-      options_.on_event(SampleDropped{record.sample});
-    } else if ((record.first_layer > 0 && input == nullptr) || committed.size() == kSlotRecordsMax) {
-      waiting.push_back(std::move(sample));
-    } else if (input != nullptr && input->digest != record.input) {   // its producer died before the commit, and another device computed other bits
-      options_.on_event(SampleRedo{record.sample});
-    } else {
-      for (Record& r : record.ToRecords(options_.stage)) slot.push_back(std::move(r));
-      committed.push_back(record.sample);
-    }
+    const uint32_t number = sample.record.sample;
+    const Verdict verdict = committed.size() == kSlotRecordsMax ? Verdict::kWait : Judge(sample);
+    if (verdict == Verdict::kDrop) options_.on_event(SampleDropped{number});
+    if (verdict == Verdict::kRedo) options_.on_event(SampleRedo{number});
+    if (verdict == Verdict::kWait) waiting.push_back(std::move(sample));
+    if (verdict == Verdict::kSaidBefore) options_.on_event(SampleCommitted{number, true});
+    if (verdict != Verdict::kAppend) continue;
+    for (Record& r : sample.record.ToRecords(options_.stage)) slot.push_back(std::move(r));
+    committed.push_back(number);
   }
   prepared_ = std::move(waiting);
   if (committed.empty()) return OkStatus();
   HOLDFAST_TRY(options_.writer->Append(std::move(slot)));
-  for (const uint32_t sample : committed) options_.on_event(SampleCommitted{sample});
+  for (const uint32_t sample : committed) options_.on_event(SampleCommitted{sample, false});
   return committed.size() == kSlotRecordsMax ? CommitReady() : OkStatus();
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What makes the results of a stage durable, without a thread of its own. Of a sample: writes the output cut into packs, waits until the cut
-// that it was computed from is committed, then appends its S record; those that are ready together share a slot. Of an evicted unit: appends
-// its E record. Steps are taken by whoever owns it: the Committer's thread, or a simulation. Reports what happened as events, in order, from
+// What makes the results of a stage durable, without a thread of its own. Of a sample, whose output cut is in packs by then if it is kept at all:
+// waits until the cut that it was computed from is committed, then appends its S record; those that are ready together share a slot. Of an evicted
+// unit: appends its E record. Steps are taken by whoever owns it: the Committer's thread, or a simulation. Reports what happened as events, in order, from
 // inside the step.
 #pragma once
 
@@ -21,12 +21,13 @@
 namespace holdfast {
 
 struct ComputedSample {
-  SampleRecord record;                          // output packs not yet filled in
-  std::shared_ptr<const Bytes> hidden;          // null when no cut is kept; shared with the data edge
+  SampleRecord record;
+  std::shared_ptr<const Bytes> hidden;          // what leaves; null behind the last layer. Shared with the data edge and the next group
+  bool from_memory = false;                     // computed from a cut that this life has committed and kept
 };
 
 struct SampleAnnounced { uint32_t sample; };                // that it is being computed alone is durable
-struct SampleCommitted { uint32_t sample; };                // durable
+struct SampleCommitted { uint32_t sample; bool said_before; };   // durable; by an earlier record that says the same
 struct UpstreamCommitted { std::map<uint32_t, Cut> cuts; };  // by the upstream stage
 struct SampleRedo { uint32_t sample; };                     // was computed from a cut that upstream then committed otherwise
 struct SamplesOmitted { std::vector<uint32_t> samples; };   // are left out since the last look: nobody computes them any more
@@ -53,10 +54,10 @@ class CommitQueue {
   };
   explicit CommitQueue(Options options);
 
-  // Writes its output cut into packs; its record follows with a later step. An error of these is permanent: the stage must stop.
-  Status Add(ComputedSample sample);
+  // Its record follows with a later step.
+  void Add(ComputedSample sample);
   enum class Look : uint8_t { kWhenDue, kNow };  // into the ledger
-  // Looks into the ledger, and appends what can be.
+  // Looks into the ledger, and appends what can be. An error is permanent: the stage must stop.
   Status Step(Look look);
   Status Commit(const LayerRecord& unit);
   // Says in the ledger that this sample is computed alone from now on: should it end this process, the next one knows.
@@ -66,6 +67,8 @@ class CommitQueue {
   size_t waiting() const { return prepared_.size(); }
 
  private:
+  enum class Verdict : uint8_t { kAppend, kSaidBefore, kWait, kRedo, kDrop };
+  Verdict Judge(const ComputedSample& sample) const;
   Status CommitReady();
   Status LookAround(uint64_t now);
   void LookForOmissions();

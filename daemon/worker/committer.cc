@@ -6,8 +6,6 @@
 
 namespace holdfast {
 
-constexpr uint64_t kGatherNs = 500'000'000;   // packs that are being written keep a finished sample's record waiting no longer
-
 static CommitQueue::Options With(CommitQueue::Options options, std::function<void(CommitEvent)> on_event) {
   options.on_event = std::move(on_event);
   return options;
@@ -108,11 +106,7 @@ Status Committer::Step() {
     for (const uint32_t sample : announce) HOLDFAST_TRY(queue_.Announce(sample));
     for (const LayerRecord& unit : units) HOLDFAST_TRY(queue_.Commit(unit));
     const bool more = !samples.empty();
-    const uint64_t begin_ns = clock_.MonotonicNs();
-    for (ComputedSample& sample : samples) {
-      HOLDFAST_TRY(queue_.Add(std::move(sample)));
-      if (clock_.MonotonicNs() - begin_ns > kGatherNs) HOLDFAST_TRY(queue_.Step(CommitQueue::Look::kWhenDue));
-    }
+    for (ComputedSample& sample : samples) queue_.Add(std::move(sample));
     HOLDFAST_TRY(queue_.Step(asked ? CommitQueue::Look::kNow : CommitQueue::Look::kWhenDue));
     if (!more) return OkStatus();
   }

@@ -26,19 +26,10 @@ void OnSignal(int sig) {
   g_stop.raised.store(true);
 }
 
-int Probe(const std::string& device) {
-  holdfast::Json j;
-  j["devices"] = holdfast::TorchDevices();
-  j["memory_bytes"] = holdfast::DeviceMemoryBytes(device);
-  j["numerics"] = holdfast::NumericsClass(device);
-  std::printf("%s\n", holdfast::CanonicalJson(j).c_str());
-  return 0;
-}
-
-int Measure(const std::string& device) {
-  const holdfast::Json j{{"memory_bytes", holdfast::DeviceMemoryBytes(device)}, {"speed", holdfast::MeasureSpeed(device)}};
-  std::printf("%s\n", holdfast::CanonicalJson(j).c_str());
-  return 0;
+int Print(const holdfast::Json& json) {
+  std::printf("%s\n", holdfast::CanonicalJson(json).c_str());
+  std::fflush(nullptr);
+  _exit(0);   // as below: destructors could only add ways to fail
 }
 
 int MeasureLayer(const char* question) {
@@ -63,11 +54,11 @@ int main(int argc, char** argv) {
   using namespace holdfast;
   const std::string arg = argc == 2 ? argv[1] : argc == 3 ? std::string(argv[1]) : "--help";
   if (arg == "--version") return std::printf("holdfast-worker %s\n", HOLDFAST_VERSION) > 0 ? 0 : 1;
-  if (arg == "--probe" && argc == 3) return Probe(argv[2]);
-  if (arg == "--measure" && argc == 3) return Measure(argv[2]);
+  if (arg == "--probe" && argc == 3) return Print(FindDevices(argv[2]).ToJson());
+  if (arg == "--measure" && argc == 3) return Print(Json{{"speed", MeasureSpeed(argv[2])}});
   if (arg == "--measure-layer" && argc == 3) return MeasureLayer(argv[2]);
   if (argc != 2 || arg == "--help") {
-    std::printf("usage: holdfast-worker JSON | --probe DEVICE | --measure DEVICE | --measure-layer JSON | --version\n\nComputes one stage of a run. Started by `jobctl run` and holdfastd(8); see jobctl(1).\n\n"
+    std::printf("usage: holdfast-worker JSON | --probe DEVICES | --measure DEVICE | --measure-layer JSON | --version\n\nComputes one stage of a run. Started by `jobctl run` and holdfastd(8); see jobctl(1).\n\n"
                 "EXIT STATUS: 0 stage sealed, 1 failed, 2 refused its input, 71 out of memory, 75 stopped, resumable.\n");
     return arg == "--help" ? 0 : 2;
   }

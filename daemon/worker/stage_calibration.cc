@@ -14,21 +14,25 @@
 #include "daemon/worker/stage_worker_impl.h"
 #include "daemon/worker/unit_pool.h"
 #include "ledger/base/fail_point.h"
+#include "ledger/base/parallel.h"
 
 namespace holdfast {
 namespace {
 
 constexpr int kTickMs = 100;
 constexpr uint64_t kDrainMs = 20'000;          // of the 30 s that a stop may take
+constexpr uint64_t kRedoNs = 10'000'000'000;   // of computing that a kill may cost, where cuts between groups need not be written
 constexpr uint32_t kEdgeQueueCuts = 4;         // cuts that a producer keeps for a slow consumer before it leaves them to the packs
 
 }  // namespace
 
 Status StageWorker::Impl::Calibrate() {
   bool begun = false;
+  kept_ns = clock.MonotonicNs();
   for (;;) {
     const auto usable = [this](const Cut& cut) { return CutIsThere(fs, state.layout(), cut); };
-    const std::optional<Todo> todo = NextGroup(state, stage, GroupMax(), usable);
+    const auto in_memory = [this](uint32_t sample, uint32_t layer) { return layer == held.before && held.of.contains(sample); };
+    const std::optional<Todo> todo = NextGroup(state, stage, Groups().layers, usable, in_memory);
     report.samples_total = state.samples_in();
     report.samples_done = state.SamplesThrough(stage.first_layer, stage.last_layer);
     if (!todo) break;
@@ -43,10 +47,16 @@ Status StageWorker::Impl::Calibrate() {
     if (!begun) HOLDFAST_TRY(Begin("calibrate", 0));
     begun = true;
     EnterPhase("calibrate");
-    HOLDFAST_TRY(Loop(*todo, caution));
+    const bool kept = KeepsCuts(*todo);
+    const uint64_t begin_ns = clock.MonotonicNs();
+    HOLDFAST_TRY(Loop(*todo, caution, kept));
+    held = std::exchange(held_next, {});
+    group_ns = clock.MonotonicNs() - begin_ns;
+    if (kept) kept_ns = clock.MonotonicNs();
     HOLDFAST_TRY(DropConsumedCuts());
   }
   HOLDFAST_TRY(JoinAhead());
+  held = {};
   if (group.runner != nullptr && group.runner->Resident() == nullptr) {   // its memory is eviction's
     group = {};
     ::malloc_trim(0);
@@ -70,7 +80,15 @@ Status StageWorker::Impl::Enter(const Todo& todo) {
     HOLDFAST_TRY(LoadNow(todo));
   }
   HOLDFAST_TRY(NoteDigests());
-  return StartAhead(std::move(finished), todo);
+  StartAhead(std::move(finished), todo);
+  return OkStatus();
+}
+
+// Whether what leaves this group goes into packs. A stage's own must, for the next one reads them there. Between groups it is the price of going on
+// where a kill found us, so it is paid when doing the same again would take long, or when there is no room to keep them in memory.
+bool StageWorker::Impl::KeepsCuts(const Todo& todo) const {
+  if (todo.last_layer == stage.last_layer || args.size.cuts < todo.samples.size()) return true;
+  return clock.MonotonicNs() - kept_ns + group_ns > kRedoNs;
 }
 
 Result<LoadedGroup> StageWorker::Impl::Load(uint32_t first_layer, uint32_t last_layer,
@@ -82,6 +100,7 @@ Result<LoadedGroup> StageWorker::Impl::Load(uint32_t first_layer, uint32_t last_
   options.device = args.device;
   options.expected = std::move(expected);
   options.stop = &stop.raised;
+  options.session = session;
   LoadedGroup loaded{.first_layer = first_layer, .last_layer = last_layer, .runner = nullptr, .digests = {}};
   HOLDFAST_ASSIGN(loaded.runner, LayerRangeRunner::Load(*source, spec, plan, options, &loaded.digests));
   return loaded;
@@ -115,18 +134,19 @@ Status StageWorker::Impl::NoteDigests() {
 
 // Waits until what goes on beside the groups is done; a group that it loaded becomes ours.
 Status StageWorker::Impl::JoinAhead() {
-  while (ahead.valid()) {
-    const bool ready = ahead.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+  const auto ready = [](const auto& future) { return !future.valid() || future.wait_for(std::chrono::seconds(0)) == std::future_status::ready; };
+  while (!ready(evicting) || !ready(ahead)) {
     HOLDFAST_TRY(CommitEvicted());
-    if (ready) {
-      HOLDFAST_ASSIGN(group, ahead.get());
-      return CommitEvicted();
-    }
     if (Stopping()) return Stopped("stage " + std::to_string(args.stage) + " drained between two groups of layers");
     Report();
     WaitReadable({control.get()}, event_fd, kTickMs);
     ClearWake();
     HearSupervisor();
+  }
+  HOLDFAST_TRY(CommitEvicted());
+  if (evicting.valid()) HOLDFAST_TRY(evicting.get());
+  if (ahead.valid()) {
+    HOLDFAST_ASSIGN(group, ahead.get());
   }
   return OkStatus();
 }
@@ -138,7 +158,7 @@ std::optional<StageWorker::Impl::EvictInputs> StageWorker::Impl::Evictable(const
   for (uint32_t unit = finished.first_layer; unit < finished.last_layer; ++unit) {
     if (state.Layer(unit) == nullptr) units.push_back(unit);
   }
-  const auto in = InputsOf(std::move(units), finished, std::max(1u, args.size.threads / 2));   // the others compute
+  const auto in = InputsOf(std::move(units), finished, std::max(1u, args.size.threads / (2 * EvictedAtOnce())));   // the others compute
   if (!in.ok()) return std::nullopt;
   for (const auto& [unit, amax] : in->amax) {
     if (!std::all_of(amax.begin(), amax.end(), [](float a) { return std::isfinite(a); })) return std::nullopt;
@@ -146,29 +166,42 @@ std::optional<StageWorker::Impl::EvictInputs> StageWorker::Impl::Evictable(const
   return *in;
 }
 
-Status StageWorker::Impl::StartAhead(LoadedGroup finished, const Todo& todo) {
-  const uint32_t next = todo.last_layer, next_end = std::min(stage.last_layer, next + GroupMax());
-  const bool load = RoomForTwo() && next < stage.last_layer;
-  auto in = finished.first_layer < finished.last_layer ? Evictable(finished) : std::nullopt;
-  if (!load && !in) return OkStatus();
-  const auto work = [this, in = std::move(in), load, next, next_end, expected = KnownDigests(state)](LoadedGroup from) -> Result<LoadedGroup> {
-    for (size_t i = 0; in && i < in->units.size(); ++i) {
-      HOLDFAST_ASSIGN(LayerRecord e, EvictOne(*in, in->units[i]));
-      {
-        const std::lock_guard lock(results_mutex);
-        evicted.push_back(std::move(e));
-      }
-      Wake();
+Status StageWorker::Impl::EvictBeside(const EvictInputs& in) {
+  return ParallelFor(EvictedAtOnce(), in.units.size(), [&](size_t i) -> Status {
+    HOLDFAST_ASSIGN(LayerRecord e, EvictOne(in, in.units[i]));
+    {
+      const std::lock_guard lock(results_mutex);
+      evicted.push_back(std::move(e));
     }
-    from = {};                                 // its memory is the next group's
-    return load ? Load(next, next_end, expected) : LoadedGroup{};
-  };
-  ahead = std::async(std::launch::async, [this, work, from = std::move(finished)]() mutable {
-    Result<LoadedGroup> result = work(std::move(from));
+    Wake();
+    return OkStatus();
+  });
+}
+
+void StageWorker::Impl::StartAhead(LoadedGroup finished, const Todo& todo) {
+  const Grouping groups = Groups();
+  const uint32_t next = todo.last_layer, next_end = std::min(stage.last_layer, next + groups.layers);
+  const bool load = groups.at_once > 1 && next < stage.last_layer;
+  // Its weights are dropped with the last reference, when it is evicted.
+  auto from = std::make_shared<LoadedGroup>(std::move(finished));
+  auto in = from->first_layer < from->last_layer ? Evictable(*from) : std::nullopt;
+  if (in) {
+    evicting = std::async(std::launch::async, [this, in = std::move(*in), from]() mutable {
+      const Status status = EvictBeside(in);
+      from.reset();
+      Wake();
+      return status;
+    });
+  }
+  from.reset();
+  if (!load) return;
+  const bool wait = groups.at_once < 3;        // its memory is the next group's
+  ahead = std::async(std::launch::async, [this, wait, next, next_end, expected = KnownDigests(state)]() -> Result<LoadedGroup> {
+    if (wait && evicting.valid()) evicting.wait();
+    Result<LoadedGroup> result = Load(next, next_end, expected);
     Wake();
     return result;
   });
-  return OkStatus();
 }
 
 // Between groups, where the stream is ours.
@@ -184,7 +217,7 @@ Status StageWorker::Impl::CommitEvicted() {
 
 // Cuts between groups are large, and nobody goes on from them once all samples have passed the group behind them.
 Status StageWorker::Impl::DropConsumedCuts() {
-  if (GroupMax() == stage.last_layer - stage.first_layer) return OkStatus();
+  if (!Streams()) return OkStatus();
   const ConsumedCuts consumed = FindConsumedCuts(state, stage, cuts_kept_from);
   for (const PackManifest& m : consumed.packs) {
     HOLDFAST_TRY(FailPoint("cut.drop", RunLayout::StageStream(stage.stage)));
@@ -195,7 +228,7 @@ Status StageWorker::Impl::DropConsumedCuts() {
   return OkStatus();
 }
 
-Result<ComputedSample> StageWorker::Impl::Compute(const StartSample& start, const std::optional<Cut>& cut) {
+Result<ComputedSample> StageWorker::Impl::Compute(const StartSample& start, const Input& input) {
   const auto output = group.last_layer == plan.layers ? LayerRangeRunner::Output::kNone : LayerRangeRunner::Output::kHidden;
   HOLDFAST_TRY(FailPoint("compute.sample", std::to_string(start.sample)));
   ComputedSample done;
@@ -211,9 +244,14 @@ Result<ComputedSample> StageWorker::Impl::Compute(const StartSample& start, cons
     tokens = ids.size();
     r.input = Sha256(EncodeTokens(ids));
     HOLDFAST_ASSIGN(forward, group.runner->ForwardTokens(ids, output));
+  } else if (const auto* kept = std::get_if<HeldCut>(&input)) {
+    tokens = kept->tokens;
+    r.input = kept->digest;
+    done.from_memory = true;
+    HOLDFAST_ASSIGN(forward, group.runner->ForwardHidden(*kept->hidden, tokens, output));
   } else {
     Bytes hidden = start.cut;
-    if (start.input == InputKind::kPack) {
+    if (const auto* cut = std::get_if<Cut>(&input)) {
       HOLDFAST_ASSIGN(hidden, ReadCut(fs, state.layout(), *cut));
       tokens = cut->tokens;
     }
@@ -222,13 +260,31 @@ Result<ComputedSample> StageWorker::Impl::Compute(const StartSample& start, cons
   }
   r.amax = std::move(forward.amax);
   if (output == LayerRangeRunner::Output::kHidden) {
-    r.output = Cut{.tokens = tokens, .hidden = plan.hidden_size, .digest = Sha256(forward.hidden), .packs = {}};
+    r.output = Cut{.tokens = tokens, .hidden = plan.hidden_size, .digest = {}, .packs = {}};
     done.hidden = std::make_shared<const Bytes>(std::move(forward.hidden));
   }
   return done;
 }
 
-Status StageWorker::Impl::Loop(const Todo& todo, const Caution& caution) {
+// The second half of a sample: what leaves it gets its digest, and its packs where it is kept.
+Result<ComputedSample> StageWorker::Impl::WriteCut(ComputedSample done, bool kept, std::optional<Codec> as, CutWriter* writer) const {
+  if (done.hidden == nullptr) return done;
+  done.record.output->digest = Sha256(*done.hidden);
+  if (kept) {
+    HOLDFAST_ASSIGN(done.record.output->packs, writer->Write(*done.hidden, as));
+  }
+  return done;
+}
+
+void StageWorker::Impl::Written(Result<ComputedSample> done) {
+  {
+    const std::lock_guard lock(results_mutex);
+    written.push_back(std::move(done));
+  }
+  Wake();
+}
+
+Status StageWorker::Impl::Loop(const Todo& todo, const Caution& caution, bool kept) {
   const uint64_t cut_bytes = static_cast<uint64_t>(state.job().seq_len) * plan.hidden_size * 2;
   const bool from_tokens = todo.first_layer == 0;
   const bool last = todo.last_layer == plan.layers;            // nothing comes behind it
@@ -243,16 +299,24 @@ Status StageWorker::Impl::Loop(const Todo& todo, const Caution& caution) {
   }
   std::map<uint32_t, Cut> packs = todo.cuts;
   for (const auto& [sample, cut] : packs) scheduler.OnCutCommitted(sample);
+  for (const uint32_t sample : todo.held) scheduler.OnCutCommitted(sample);
+  const bool holds = todo.samples.size() <= args.size.cuts && todo.last_layer < stage.last_layer;
+  held_next.before = todo.last_layer;
+  std::map<uint32_t, std::optional<Codec>> again;   // samples that have passed before, and how their cuts were written
+  for (const uint32_t sample : todo.samples) {
+    if (state.SampleCovers(sample, todo.first_layer, todo.last_layer)) again[sample] = WrittenAs(state, sample, todo.last_layer);
+  }
+  CutWriter cut_writer(fs, clock, state.layout(), self.nonce, RunLayout::StageStream(stage.stage));
   Committer committer({.fs = &fs, .clock = &clock, .state = &state, .writer = writer.get(), .incarnation = self.nonce, .stage = stage.stage,
                        .first_layer = stage.first_layer, .last_layer = stage.last_layer, .upstream_wanted = todo.upstream_wanted, .omitted = state.OmittedSamples(), .on_event = {}},
                       [this] { Wake(); });
-  ComputePool pool(std::min(args.size.threads, args.size.window));
+  ComputePool writers(CutWriters(args.size.threads));
+  ComputePool pool(std::min(SamplesAtOnce(ProcessorOf(args.device), args.size.threads), args.size.window));
 
-  std::set<uint32_t> open(todo.samples.begin(), todo.samples.end());
   std::function<void()> announced;             // waits for its announcement to be durable
   uint64_t drain_deadline = 0;
   const uint64_t done_before = report.samples_done, written_before = report.bytes_written;
-  uint64_t layers_passed = 0;                  // all samples together
+  uint64_t layers_passed = 0;                  // by all samples together, but for `again`
   while (!scheduler.done()) {
     if (Stopping() && drain_deadline == 0) drain_deadline = clock.MonotonicNs() + kDrainMs * 1'000'000;
     if (drain_deadline != 0 && (scheduler.in_flight() == 0 || clock.MonotonicNs() > drain_deadline)) {
@@ -261,11 +325,15 @@ Status StageWorker::Impl::Loop(const Todo& todo, const Caution& caution) {
     while (drain_deadline == 0 && !paused) {
       auto start = scheduler.Next();
       if (!start) break;
-      std::optional<Cut> cut;
-      if (start->input == InputKind::kPack) cut = packs.at(start->sample);
+      Input input;
+      if (const auto in_memory = held.of.find(start->sample); held.before == todo.first_layer && in_memory != held.of.end()) {
+        input = in_memory->second;
+      } else if (start->input == InputKind::kPack) {
+        input = packs.at(start->sample);
+      }
       auto work = std::make_shared<StartSample>(std::move(*start));
-      const auto compute = [this, work, cut] {
-        Computed c{.sample = work->sample, .held_bytes = work->cut.size(), .result = Compute(*work, cut)};
+      const auto compute = [this, work, input = std::move(input)] {
+        Computed c{.sample = work->sample, .held_bytes = work->cut.size(), .result = Compute(*work, input)};
         {
           const std::lock_guard lock(results_mutex);
           computed.push_back(std::move(c));
@@ -289,10 +357,12 @@ Status StageWorker::Impl::Loop(const Todo& todo, const Caution& caution) {
     HearSupervisor();
 
     std::vector<Computed> finished;
+    std::vector<Result<ComputedSample>> ready;
     std::vector<LayerRecord> units;
     {
       const std::lock_guard lock(results_mutex);
       finished.swap(computed);
+      ready.swap(written);
       units.swap(evicted);
     }
     for (LayerRecord& unit : units) committer.Submit(std::move(unit));
@@ -300,7 +370,17 @@ Status StageWorker::Impl::Loop(const Todo& todo, const Caution& caution) {
       if (receiver != nullptr && c.held_bytes > 0) receiver->Release(c.held_bytes);
       if (!c.result.ok()) return c.result.error();
       if (sender != nullptr) sender->Offer(c.sample, c.result->record.output->tokens, c.result->hidden);
-      committer.Submit(std::move(*c.result));
+      auto done = std::make_shared<ComputedSample>(std::move(*c.result));
+      const auto before = again.find(c.sample);
+      writers.Submit([this, done, kept, as = before == again.end() ? std::nullopt : before->second, &cut_writer] {
+        Written(WriteCut(std::move(*done), kept, as, &cut_writer));
+      });
+    }
+    for (Result<ComputedSample>& done : ready) {
+      if (!done.ok()) return done.error();
+      const SampleRecord& r = done->record;
+      if (holds && done->hidden != nullptr) held_next.of[r.sample] = {r.output->tokens, r.output->digest, done->hidden};
+      committer.Submit(std::move(*done));
     }
     const Committer::Events events = committer.TakeEvents();
     report.bytes_written = written_before + events.bytes_written;
@@ -310,14 +390,13 @@ Status StageWorker::Impl::Loop(const Todo& todo, const Caution& caution) {
     for (uint32_t sample : events.committed) {
       scheduler.OnCommitted(sample);
       if (sender != nullptr) sender->Committed(sample);
-      layers_passed += todo.last_layer - todo.first_layer;
-      open.erase(sample);
+      if (!again.contains(sample)) layers_passed += todo.last_layer - todo.first_layer;
+      held.of.erase(sample);
     }
     for (uint32_t sample : events.omitted) {
       const uint64_t held = scheduler.OnOmitted(sample);
       if (receiver != nullptr && held > 0) receiver->Release(held);
       --report.samples_total;
-      open.erase(sample);
     }
     for (uint32_t sample : events.dropped) scheduler.OnDropped(sample);
     report.samples_done = std::min(report.samples_total, done_before + layers_passed / (stage.last_layer - stage.first_layer));

@@ -25,9 +25,10 @@ constexpr uint32_t kUnitsAtOnceMax = 8;        // beyond it, disks and memory ar
 }  // namespace
 
 StageWorker::Impl::Impl(FileSystem& f, const Clock& c, WorkerArgs a, const StopFlag& s)
-    : fs(f), clock(c), args(std::move(a)), stop(s), state(f, RunLayout(args.run_dir)), event_fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
+    : fs(f), clock(c), args(std::move(a)), stop(s), state(f, RunLayout(args.run_dir)), session(MakeDeviceSession()), event_fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
 StageWorker::Impl::~Impl() {
-  if (ahead.valid()) ahead.wait();             // it wakes us through the event
+  if (evicting.valid()) evicting.wait();       // they wake us through the event
+  if (ahead.valid()) ahead.wait();
   ::close(event_fd);
 }
 
@@ -99,6 +100,7 @@ Status StageWorker::Impl::Open() {
   plan = state.plan();
   report.samples_total = state.samples_in();
   report.units_total = UnitsOf(plan, stage).size();
+  HOLDFAST_TRY(CheckDevice(args.device));
   self = DescribeThisProcess(args.node, "holdfast-worker", args.device);
   self.numerics = NumericsClass(args.device);
   if (state.job().numerics != kAnyNumerics && state.job().numerics != self.numerics) {
@@ -289,8 +291,10 @@ Status StageWorker::Impl::EvictMissing(const std::vector<uint32_t>& missing, con
 
 // Calibration's memory is free by now, or on a GPU was never the host's.
 uint32_t StageWorker::Impl::EvictedAtOnce() const {
-  const MemoryPlan m = PlanMemory(spec, plan, stage.first_layer, stage.last_layer, state.job().seq_len, CpuMatmulDtype());
-  return UnitsAtOnce(std::min(args.size.threads, kUnitsAtOnceMax), m.Total(args.size.threads, args.size.window, args.size.layers) - m.fixed, m.eviction);
+  const Processor processor = ProcessorOf(args.device);
+  if (processor == Processor::kGpu) return std::min(args.size.threads, kGpuUnitsMax);
+  const MemoryPlan m = PlanMemory(spec, plan, stage.first_layer, stage.last_layer, state.job().seq_len, CpuMatmulDtype(), processor);
+  return UnitsAtOnce(std::min(args.size.threads, kUnitsAtOnceMax), m.Total(args.size.threads, args.size.window, args.size.layers, args.size.cuts) - m.fixed, m.eviction);
 }
 
 // kNo: what was evicted is not what counts any more.

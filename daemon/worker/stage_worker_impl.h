@@ -9,14 +9,17 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "calib/model/decoder.h"
+#include "calib/model/memory_plan.h"
 #include "calib/runner/runner.h"
 #include "daemon/core/stage_scheduler.h"
 #include "daemon/transport/cut_edge.h"
 #include "daemon/worker/committer.h"
 #include "daemon/worker/compute_pool.h"
+#include "daemon/worker/cut_writer.h"
 #include "daemon/worker/poison.h"
 #include "daemon/worker/stage_worker.h"
 #include "daemon/worker/todo.h"
@@ -24,6 +27,17 @@
 #include "export/shard/evict.h"
 
 namespace holdfast {
+
+// Hidden states between two groups, in the host's memory: what a sample goes on from without anything being read.
+struct HeldCut {
+  uint64_t tokens = 0;
+  Digest digest;
+  std::shared_ptr<const Bytes> hidden;
+};
+struct HeldCuts {
+  uint32_t before = 0;                         // this layer
+  std::map<uint32_t, HeldCut> of;              // by sample
+};
 
 // The weights of one group of layers, ready to compute with.
 struct LoadedGroup {
@@ -47,6 +61,7 @@ struct StageWorker::Impl {
   Plan plan;                                   // the run's as of the start
   std::unique_ptr<SourceModel> source;
   DecoderSpec spec;
+  std::shared_ptr<DeviceSession> session;      // of all groups
   LoadedGroup group;                           // kept for eviction if it holds weights that need not be read again
   Incarnation self;
 
@@ -60,7 +75,11 @@ struct StageWorker::Impl {
   std::vector<uint32_t> evicted_without;       // the samples that were left out when units were last evicted
   bool load_begun = false;                     // this life's B record of it is there
   uint32_t cuts_kept_from = 0;                 // cuts inside the stage below this layer were consumed and are gone
+  HeldCuts held, held_next;                    // what the group at hand comes from, and what it leaves
+  uint64_t kept_ns = 0;                        // when cuts inside the stage were last known to be in packs; see KeepsCuts
+  uint64_t group_ns = 0;                       // how long the last group took
 
+  // A sample on its way: computed on one thread, its cut hashed and written into packs on another.
   struct Computed {
     uint32_t sample = 0;
     uint64_t held_bytes = 0;                   // of the edge's memory, to release
@@ -69,10 +88,12 @@ struct StageWorker::Impl {
   const int event_fd;
   std::mutex results_mutex;
   std::vector<Computed> computed;              // guarded by results_mutex
+  std::vector<Result<ComputedSample>> written; // guarded by results_mutex
   std::vector<LayerRecord> evicted;            // guarded by results_mutex: by `ahead`, not committed yet
 
-  // What goes on beside the group that is computed: the group before it is evicted, then the next one is loaded. Waits in its destructor, so it
-  // stands behind everything that it uses.
+  // What goes on beside the group that is computed: the group before it is evicted and the next one is loaded, at the same time where there is room
+  // for all three, else in this order. They wait in their destructors, so they stand behind everything that they use.
+  std::future<Status> evicting;
   std::future<Result<LoadedGroup>> ahead;
 
   Impl(FileSystem& f, const Clock& c, WorkerArgs a, const StopFlag& s);
@@ -110,20 +131,25 @@ struct StageWorker::Impl {
   Result<Sealed> Seal();
 
   // ---- samples through layers: stage_calibration.cc ----
-  uint32_t GroupMax() const { return GroupLayers(args.size.layers, stage.last_layer - stage.first_layer); }
-  bool RoomForTwo() const { return 2 * GroupMax() <= args.size.layers; }
+  Grouping Groups() const { return GroupLayers(args.size.layers, stage.last_layer - stage.first_layer, GroupsAtOnceMax(ProcessorOf(args.device))); }
+  bool Streams() const { return Groups().layers < stage.last_layer - stage.first_layer; }
   Status Calibrate();
   Status Enter(const Todo& todo);
   Result<LoadedGroup> Load(uint32_t first_layer, uint32_t last_layer, std::function<std::optional<Digest>(const std::string&)> expected) const;
   Status NoteDigests();
   Status LoadNow(const Todo& todo);
   Status JoinAhead();
-  Status StartAhead(LoadedGroup finished, const Todo& todo);
+  void StartAhead(LoadedGroup finished, const Todo& todo);
+  Status EvictBeside(const EvictInputs& in);
   std::optional<EvictInputs> Evictable(const LoadedGroup& finished);
   Status CommitEvicted();
   Status DropConsumedCuts();
-  Result<ComputedSample> Compute(const StartSample& start, const std::optional<Cut>& cut);
-  Status Loop(const Todo& todo, const Caution& caution);
+  bool KeepsCuts(const Todo& todo) const;
+  using Input = std::variant<std::monostate, Cut, HeldCut>;   // monostate: tokens, or what came over the edge
+  Result<ComputedSample> Compute(const StartSample& start, const Input& input);
+  Result<ComputedSample> WriteCut(ComputedSample done, bool kept, std::optional<Codec> as, CutWriter* writer) const;
+  void Written(Result<ComputedSample> done);
+  Status Loop(const Todo& todo, const Caution& caution, bool kept);
   Status Retarget(const Incarnation& consumer, uint64_t cut_bytes, std::unique_ptr<CutSender>* sender);
 };
 

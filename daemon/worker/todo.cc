@@ -13,6 +13,9 @@ namespace {
 
 constexpr uint32_t kNothing = UINT32_MAX;
 
+using Usable = std::function<bool(const Cut&)>;
+using Held = std::function<bool(uint32_t sample, uint32_t layer)>;
+
 // The lowest layer of the stage that this sample has to pass (its last one, if only the cut behind it is wanted), or kNothing.
 uint32_t LowestMissing(const RunState& state, const StagePlan& stage, uint32_t sample) {
   const std::vector<StagePlan>& stages = state.plan().stages;
@@ -31,8 +34,9 @@ uint32_t LowestMissing(const RunState& state, const StagePlan& stage, uint32_t s
 }
 
 // Where this sample goes on: the last boundary at or below `lowest` whose cut is usable; else where the stage begins.
-uint32_t StartOf(const RunState& state, const StagePlan& stage, uint32_t sample, uint32_t lowest, const std::function<bool(const Cut&)>& usable) {
+uint32_t StartOf(const RunState& state, const StagePlan& stage, uint32_t sample, uint32_t lowest, const Usable& usable, const Held& held) {
   for (uint32_t layer = lowest; layer > stage.first_layer; --layer) {
+    if (held && held(sample, layer)) return layer;
     const Cut* cut = state.CutBefore(sample, layer);
     if (cut != nullptr && usable(*cut)) return layer;
   }
@@ -40,19 +44,19 @@ uint32_t StartOf(const RunState& state, const StagePlan& stage, uint32_t sample,
 }
 
 // Where each sample goes on that has to.
-std::map<uint32_t, uint32_t> Starts(const RunState& state, const StagePlan& stage, const std::function<bool(const Cut&)>& usable) {
+std::map<uint32_t, uint32_t> Starts(const RunState& state, const StagePlan& stage, const Usable& usable, const Held& held = nullptr) {
   std::map<uint32_t, uint32_t> starts;
   for (uint32_t sample = 0; sample < state.job().samples; ++sample) {
     const uint32_t lowest = state.Omitted(sample) ? kNothing : LowestMissing(state, stage, sample);
-    if (lowest != kNothing) starts.emplace(sample, StartOf(state, stage, sample, lowest, usable));
+    if (lowest != kNothing) starts.emplace(sample, StartOf(state, stage, sample, lowest, usable, held));
   }
   return starts;
 }
 
 }  // namespace
 
-std::optional<Todo> NextGroup(const RunState& state, const StagePlan& stage, uint32_t layers_at_once, const std::function<bool(const Cut&)>& usable) {
-  const std::map<uint32_t, uint32_t> starts = Starts(state, stage, usable);
+std::optional<Todo> NextGroup(const RunState& state, const StagePlan& stage, uint32_t layers_at_once, const Usable& usable, const Held& held) {
+  const std::map<uint32_t, uint32_t> starts = Starts(state, stage, usable, held);
   if (starts.empty()) return std::nullopt;
   Todo todo;
   todo.first_layer = std::min_element(starts.begin(), starts.end(), [](const auto& a, const auto& b) { return a.second < b.second; })->second;
@@ -67,7 +71,9 @@ std::optional<Todo> NextGroup(const RunState& state, const StagePlan& stage, uin
     const SampleRecord* before = state.Sample(sample, start);
     if (before != nullptr && before->first_layer == start) todo.last_layer = std::min(todo.last_layer, before->last_layer);
     if (start == 0) continue;
-    if (const Cut* cut = state.CutBefore(sample, start)) {
+    if (start > stage.first_layer && held && held(sample, start)) {
+      todo.held.push_back(sample);
+    } else if (const Cut* cut = state.CutBefore(sample, start)) {
       todo.cuts.emplace(sample, *cut);
     } else {
       todo.upstream_wanted.push_back(sample);

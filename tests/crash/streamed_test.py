@@ -36,8 +36,12 @@ class Streamed(h.Workspace):
         self.layer = 2 * (linears + 2 * HIDDEN)
 
     def memory(self, layers):
-        """So that this many are resident at once (all: also a few samples more in flight)."""
+        """So that this many are resident at once (all: also a few samples more in flight), and no cut stays in memory."""
         return [*THREADS, "--memory", str(self.floor + (layers - 1) * self.layer)] if layers < LAYERS else THREADS
+
+    def with_cuts(self, layers):
+        """The same, and the cuts of all samples stay there."""
+        return [*THREADS, "--memory", str(self.floor + layers * self.layer - 1)]
 
     def packs(self, name):
         return glob.glob(self.path(name) + ".run/pack/*/*.pack")

@@ -10,8 +10,8 @@ namespace holdfast {
 namespace {
 
 TEST(RestartLadder, OutOfMemoryGoesDownStepByStepThenStops) {
-  RestartLadder ladder({.window = 10, .threads = 2, .layers = 5});
-  const WorkerSize steps[] = {{5, 2, 5}, {2, 2, 5}, {2, 2, 2}, {2, 2, 1}, {1, 1, 1}};   // samples in flight, resident layers, threads
+  RestartLadder ladder({.window = 10, .threads = 2, .layers = 5, .cuts = 7});
+  const WorkerSize steps[] = {{10, 2, 5}, {5, 2, 5}, {2, 2, 5}, {2, 2, 2}, {2, 2, 1}, {1, 1, 1}};   // cuts kept in memory, samples in flight, resident layers, threads
   for (const WorkerSize& step : steps) EXPECT_EQ(ladder.OnDeath(DeathCause::kOutOfMemory, false).size, step);
   EXPECT_TRUE(ladder.OnDeath(DeathCause::kOutOfMemory, false).restart);
   EXPECT_TRUE(ladder.OnDeath(DeathCause::kOutOfMemory, false).restart);
@@ -21,15 +21,17 @@ TEST(RestartLadder, OutOfMemoryGoesDownStepByStepThenStops) {
 }
 
 // Memory as in a stage of 40 layers of 3 beside samples of 2 on each thread and cuts of 1.
-uint64_t Needs(const WorkerSize& s) { return 10 + 3 * s.layers + 2 * s.threads + s.window; }
+uint64_t Needs(const WorkerSize& s) { return 10 + 3 * s.layers + 2 * s.threads + s.window + s.cuts; }
 
 TEST(WorkerSize, TheLargestThatFitsStreamsBeforeItGivesUpThreads) {
-  const WorkerSize preferred = PreferredSize(4, 40);
-  const auto within = [&](uint64_t room, Neighbours n) { return LargestThatFits(preferred, n, [room](const WorkerSize& s) { return Needs(s) <= room; }); };
-  EXPECT_EQ(within(1000, Neighbours::kNone), preferred);
+  const WorkerSize preferred = PreferredSize(4, 40, 5);
+  const auto within = [&](uint64_t room, Neighbours n) { return LargestThatFits(preferred, 40, n, [room](const WorkerSize& s) { return Needs(s) <= room; }); };
+  EXPECT_EQ(within(1000, Neighbours::kNone), (WorkerSize{14, 4, 40}));     // nothing streamed: no cuts to keep
   EXPECT_EQ(within(145, Neighbours::kNone), (WorkerSize{7, 4, 40}));       // fewer samples in flight first
   EXPECT_EQ(within(141, Neighbours::kNone), (WorkerSize{4, 4, 39}));       // then fewer layers
   EXPECT_EQ(within(25, Neighbours::kNone), (WorkerSize{4, 4, 1}));
+  EXPECT_EQ(LargestThatFits({4, 4, 3, 5}, 40, Neighbours::kNone, [](const WorkerSize& s) { return Needs(s) <= 36; }), (WorkerSize{4, 4, 3, 5}));   // the cuts of all
+  EXPECT_EQ(LargestThatFits({4, 4, 3, 5}, 40, Neighbours::kNone, [](const WorkerSize& s) { return Needs(s) <= 35; }), (WorkerSize{4, 4, 3}));      // or none
   EXPECT_EQ(within(24, Neighbours::kNone), (WorkerSize{2, 2, 2}));         // then fewer threads, and as many layers as there is room for then
   EXPECT_EQ(within(16, Neighbours::kNone), (WorkerSize{1, 1, 1}));
   EXPECT_EQ(within(0, Neighbours::kNone), (WorkerSize{1, 1, 1}));          // the smallest, where none fits
@@ -39,7 +41,7 @@ TEST(WorkerSize, TheLargestThatFitsStreamsBeforeItGivesUpThreads) {
 }
 
 TEST(WorkerSize, WhateverTheLadderStepsDownToIsSmaller) {
-  WorkerSize size = PreferredSize(16, 88);
+  WorkerSize size = PreferredSize(16, 88, 128);
   for (int steps = 0; StepDown(size) != size; ++steps) {
     ASSERT_LT(steps, 40);
     const WorkerSize next = StepDown(size);
@@ -50,13 +52,15 @@ TEST(WorkerSize, WhateverTheLadderStepsDownToIsSmaller) {
   EXPECT_EQ(size, (WorkerSize{1, 1, 1}));
 }
 
-TEST(WorkerSize, HalfOfTheResidentLayersIsForTheNextGroup) {
-  EXPECT_EQ(GroupLayers(40, 40), 40u);
-  EXPECT_EQ(GroupLayers(99, 40), 40u);
-  EXPECT_EQ(GroupLayers(39, 40), 19u);
-  EXPECT_EQ(GroupLayers(2, 40), 1u);
-  EXPECT_EQ(GroupLayers(1, 40), 1u);
-  EXPECT_EQ(GroupLayers(1, 1), 1u);
+TEST(WorkerSize, AGroupLeavesRoomForTheNextOneAndOnAGpuForTheLastOne) {
+  const auto is = [](Grouping g, uint32_t layers, uint32_t at_once) { return g.layers == layers && g.at_once == at_once; };
+  EXPECT_TRUE(is(GroupLayers(40, 40, 2), 40, 1));
+  EXPECT_TRUE(is(GroupLayers(99, 40, 3), 40, 1));
+  EXPECT_TRUE(is(GroupLayers(39, 40, 2), 19, 2));
+  EXPECT_TRUE(is(GroupLayers(39, 40, 3), 13, 3));
+  EXPECT_TRUE(is(GroupLayers(2, 40, 3), 1, 2));
+  EXPECT_TRUE(is(GroupLayers(1, 40, 3), 1, 1));
+  EXPECT_TRUE(is(GroupLayers(1, 1, 2), 1, 1));
 }
 
 TEST(RestartLadder, SignalsKeepTheSize) {

@@ -47,7 +47,7 @@ TEST_F(ResourcesTest, WhatFitsIsResident) {
   const auto r = Plan(uint64_t{64} << 30);
   ASSERT_TRUE(r.ok()) << r.error().message;
   EXPECT_FALSE(r->stages[0].streamed());
-  EXPECT_EQ(r->stages[0].size, PreferredSize(2, kLayers));
+  EXPECT_EQ(r->stages[0].size, PreferredSize(2, kLayers, 0));
   EXPECT_EQ(r->memory_needed, r->stages[0].memory_bytes());
 }
 
@@ -70,12 +70,24 @@ TEST_F(ResourcesTest, TheFloorIsOneLayerAndTheRefusalNamesIt) {
   EXPECT_NE(below.error().message.find(std::to_string(floor) + " bytes"), std::string::npos) << below.error().message;
 }
 
+TEST_F(ResourcesTest, WhereTheCutsOfAllSamplesFitTheyStayInMemory) {
+  const auto r = Plan(memory_.Total(2, 2, 4, kSamples));
+  ASSERT_TRUE(r.ok()) << r.error().message;
+  EXPECT_GE(r->stages[0].size.layers, 4u);
+  EXPECT_LE(r->memory_needed, r->memory_allowed);
+  const auto wide = Plan(memory_.Total(2, 2, kLayers - 1, kSamples));
+  ASSERT_TRUE(wide.ok()) << wide.error().message;
+  EXPECT_EQ(wide->stages[0].size.cuts, wide->stages[0].streamed() ? kSamples : 0u);
+}
+
 TEST_F(ResourcesTest, ADeviceWithMemoryOfItsOwnIsTheLimit) {
-  const Device gpu{"cuda:0", "cuda/bf16/test", MatmulDtype::kBf16, memory_.Total(2, 2, 5) / 95 * 100};
+  const MemoryPlan on_gpu = PlanMemory(decoder_, plan_, 0, kLayers, kSeqLen, MatmulDtype::kBf16, Processor::kGpu);
+  const Device gpu{"cuda:0", "cuda/bf16/test", MatmulDtype::kBf16, on_gpu.Total(2, 2, 5) / kMemoryShare * 100 + 100};
   const auto r = Plan(std::nullopt, gpu);
   ASSERT_TRUE(r.ok()) << r.error().message;
   EXPECT_TRUE(r->stages[0].streamed());
   EXPECT_LE(r->memory_needed, gpu.memory_bytes);
+  EXPECT_GT(r->memory_host, 0u);
 }
 
 }  // namespace

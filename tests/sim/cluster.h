@@ -81,6 +81,7 @@ struct NodeOptions {
   uint64_t speed = 1, compute_ns = 500 * kMs, memory_bytes = 1ull << 40;
   int64_t wall_skew_s = 0;
   uint32_t layers_at_once = 0;    // of a stage that are resident; 0: all
+  uint32_t cuts_kept = 1000;      // per mille of the boundaries between groups whose cuts go into packs; behind the others they stay in memory alone
   uint32_t recompute = 0;         // per mille: a worker does a committed sample once more, as another device would
 };
 

@@ -94,6 +94,7 @@ class Scenario {
     Random random(Mix(options_.seed, 23));
     if (!random.Chance(300)) return;
     for (NodeOptions& n : o->nodes) n.layers_at_once = random.Chance(700) ? 1 : static_cast<uint32_t>(random.Below(3));
+    for (NodeOptions& n : o->nodes) n.cuts_kept = random.Chance(500) ? 1000 : static_cast<uint32_t>(random.Below(500));
   }
 
   // Each seed has its own mix: some faults often, most of them never.

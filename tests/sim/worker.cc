@@ -9,6 +9,7 @@
 
 #include "daemon/core/stage_scheduler.h"
 #include "daemon/worker/commit_queue.h"
+#include "daemon/worker/cut_writer.h"
 #include "daemon/worker/poison.h"
 #include "daemon/worker/todo.h"
 #include "export/format/safetensors.h"
@@ -105,7 +106,8 @@ class Worker {
   Status Calibrate() {
     for (;;) {
       const uint32_t some = node_.cluster.nodes.at(me_.node)->options.layers_at_once, at_once = some == 0 ? stage_.last_layer : some;
-      const auto todo = NextGroup(state_, stage_, at_once, [this](const Cut& cut) { return CutIsThere(fs_, state_.layout(), cut); });
+      const auto todo = NextGroup(state_, stage_, at_once, [this](const Cut& cut) { return CutIsThere(fs_, state_.layout(), cut); },
+                                  [this](uint32_t sample, uint32_t layer) { return layer == held_before_ && held_.contains(sample); });
       if (!todo) return OkStatus();
       Caution caution;
       if (state_.job().skip_samples > 0) {     // elsewhere samples do no harm here, and other seeds' histories stay what they were
@@ -119,6 +121,8 @@ class Worker {
       }
       HOLDFAST_TRY(Begin("calibrate"));
       HOLDFAST_TRY(Loop(*todo, caution));
+      held_ = std::exchange(held_next_, {});
+      held_before_ = todo->last_layer;
       HOLDFAST_TRY(DropConsumedCuts());
     }
   }
@@ -171,7 +175,10 @@ class Worker {
       r.input = Sha256(EncodeTokens(ids));
       hidden = Embed(ids, state_.plan().hidden_size);
     } else {
-      if (start.input == InputKind::kPack) {
+      if (const auto held = held_.find(start.sample); group.first_layer == held_before_ && held != held_.end()) {
+        hidden = *held->second;
+        done.from_memory = true;
+      } else if (start.input == InputKind::kPack) {
         HOLDFAST_ASSIGN(hidden, ReadCut(fs_, state_.layout(), packs.at(start.sample)));
       }
       r.input = Sha256(hidden);
@@ -199,6 +206,10 @@ class Worker {
                               .alone = caution.alone, .suspects = caution.suspects});
     std::map<uint32_t, Cut> packs = todo.cuts;
     for (const auto& [sample, cut] : packs) scheduler.OnCutCommitted(sample);
+    for (const uint32_t sample : todo.held) scheduler.OnCutCommitted(sample);
+    const uint32_t share = node_.cluster.nodes.at(me_.node)->options.cuts_kept;
+    const bool kept = todo.last_layer == stage_.last_layer || Random(Mix(share, todo.last_layer)).Chance(share);   // a clone comes to the same
+    CutWriter cuts(fs_, clock_, state_.layout(), me_.nonce, Stream());
     std::vector<CommitEvent> events;
     CommitQueue queue({.fs = &fs_, .clock = &clock_, .state = &state_, .writer = writer_.get(), .incarnation = me_.nonce, .stage = stage_.stage,
                        .first_layer = stage_.first_layer, .last_layer = stage_.last_layer, .upstream_wanted = todo.upstream_wanted,
@@ -230,8 +241,14 @@ class Worker {
       } else {
         Sleep(kTickNs);
       }
-      Status stepped = computed ? queue.Add(std::move(*computed)) : OkStatus();
-      if (stepped.ok()) stepped = queue.Step(CommitQueue::Look::kWhenDue);
+      if (computed && computed->hidden != nullptr) {
+        held_next_[computed->record.sample] = computed->hidden;
+        if (kept) {
+          HOLDFAST_ASSIGN(computed->record.output->packs, cuts.Write(*computed->hidden, WrittenAs(state_, computed->record.sample, todo.last_layer)));
+        }
+      }
+      if (computed) queue.Add(std::move(*computed));
+      const Status stepped = queue.Step(CommitQueue::Look::kWhenDue);
       for (CommitEvent& e : std::exchange(events, {})) HOLDFAST_TRY(Take(std::move(e), &scheduler, &packs));
       HOLDFAST_TRY(stepped);
     }
@@ -241,7 +258,7 @@ class Worker {
   Status Take(CommitEvent event, StageScheduler* scheduler, std::map<uint32_t, Cut>* packs) {
     if (const auto* c = std::get_if<SampleCommitted>(&event)) {
       scheduler->OnCommitted(c->sample);
-      Acknowledge({.cls = RecordClass::kSample, .stage = 0, .a = c->sample, .b = last_.at(c->sample).first_layer});
+      if (!c->said_before) Acknowledge({.cls = RecordClass::kSample, .stage = 0, .a = c->sample, .b = last_.at(c->sample).first_layer});
       if (self_.random().Chance(node_.options.recompute)) return OnceMore(c->sample);
     } else if (auto* u = std::get_if<UpstreamCommitted>(&event)) {
       for (auto& [sample, cut] : u->cuts) {
@@ -327,6 +344,8 @@ class Worker {
   NodeClock clock_;
   RunState state_;
   StagePlan stage_;
+  std::map<uint32_t, std::shared_ptr<const Bytes>> held_, held_next_;   // what leaves a group stays in memory for the next one
+  uint32_t held_before_ = 0;
   Incarnation me_;
   std::unique_ptr<StreamWriter> writer_;
   uint32_t cuts_kept_from_ = 0;                 // cuts inside the stage below this layer are gone

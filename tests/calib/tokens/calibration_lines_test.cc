@@ -196,6 +196,11 @@ TEST(RunProcess, MovesMoreThanAPipeHoldsBothWays) {
   EXPECT_TRUE(ran->out == input);
 }
 
+TEST(RunProcess, IsGivenUpWhenAsked) {
+  const std::atomic<bool> stop{true};
+  EXPECT_EQ(RunProcess({"sleep", "600"}, "", 1000, &stop).code(), ErrorCode::kStopped);
+}
+
 TEST(RunProcess, TellsHowItEnded) {
   auto ran = RunProcess({"sh", "-c", "echo out; echo err >&2; exit 3"}, "never read", 1000);
   ASSERT_TRUE(ran.ok());
