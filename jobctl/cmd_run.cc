@@ -20,6 +20,7 @@
 #include "jobctl/preflight.h"
 #include "jobctl/progress.h"
 #include "jobctl/report.h"
+#include "jobctl/run_plan.h"
 
 namespace holdfast {
 namespace {
@@ -85,7 +86,7 @@ class RunJob {
   StreamWriter::Options ClaimOptions(const Nonce& job) const;
   Status ClaimJob(std::vector<Record> records);
   Status Begin();
-  void ShowPlan(const ResourcePlan& resources);
+  void ShowPlan(uint64_t checked_ms);
   Status Work();
   Status Turn(Supervisor& node);
   Status Judge(const Supervisor& node) const;
@@ -109,6 +110,7 @@ class RunJob {
   Plan plan_;
   bool plan_changed_ = false;
   ResourcePlan resources_;
+  RunPlan planned_;
   Incarnation self_;
   std::unique_ptr<StreamReader> fresh_reader_;   // of a new job: its uuid is not in any fold yet. Outlives the writer
   std::unique_ptr<StreamWriter> job_writer_;
@@ -299,23 +301,19 @@ Status RunJob::Begin() {
   return state_.Refresh();
 }
 
-void RunJob::ShowPlan(const ResourcePlan& r) {
-  Json stages = Json::array();
-  for (const auto& s : r.stages) {
-    stages.push_back({{"stage", s.plan.stage.value}, {"first_layer", s.plan.first_layer}, {"last_layer", s.plan.last_layer}, {"threads", s.size.threads},
-                      {"window", s.size.window}, {"streamed", s.streamed()}, {"layers_at_once", s.size.layers}, {"memory_bytes", s.memory_bytes()}});
-    progress_.Event("stage " + std::to_string(s.plan.stage.value) + ": layers " + std::to_string(s.plan.first_layer) + "-" + std::to_string(s.plan.last_layer - 1) +
-                    (s.streamed() ? ", streamed " + std::to_string(GroupLayers(s.size.layers, s.memory.layers, GroupsAtOnceMax(s.memory.processor)).layers) + " at a time" : "") + ", " + std::to_string(s.size.threads) +
-                    " threads, " + std::to_string(s.size.window) + " samples in flight, at most " + FormatSize(s.memory_bytes()));
-  }
-  progress_.Event("plan: " + std::to_string(state_.job().samples) + " samples of up to " + std::to_string(state_.job().seq_len) + " tokens on " + device_.name +
-                  " (" + device_.numerics + "), memory " + FormatSize(r.memory_needed) + " of " + FormatSize(r.memory_allowed) +
-                  (r.memory_host > 0 ? " and " + FormatSize(r.memory_host) + " of the host's" : "") + ", disk " +
-                  FormatSize(r.disk_run) + " for the ledger and " + FormatSize(r.disk_out) + " for the result");
-  if (r.memory_needed > r.memory_allowed) progress_.Event("warning: less memory is available than planned; workers may be killed and restarted smaller");
-  progress_.EventJson({{"event", "plan"}, {"job", state_.job().uuid.Hex()}, {"stages", stages}, {"samples", state_.job().samples}, {"seq_len", state_.job().seq_len},
-                       {"device", device_.name}, {"numerics", device_.numerics}, {"memory_bytes", r.memory_needed}, {"memory_host_bytes", r.memory_host}, {"memory_minimum_bytes", r.memory_minimum},
-                       {"disk_run_bytes", r.disk_run}, {"disk_out_bytes", r.disk_out}});
+// Times only from what was measured before, unless the job is so long that a few seconds more are nothing.
+void RunJob::ShowPlan(uint64_t checked_ms) {
+  const uint64_t begin_ns = clock_.MonotonicNs();
+  const PlanSubject subject{.decoder = &decoder_, .plan = &plan_, .job = &state_.job(), .tokens = &state_.tokens(), .done = fresh_ ? nullptr : &state_,
+                            .device = &device_, .threads = threads_, .run_dir = options_.run_dir, .scan_bytes = 0, .checked_ms = checked_ms};
+  planned_ = DescribeRun(subject, resources_);
+  AddTimes(fs_, clock_, ProbeCache(fs_, ProbeCache::DefaultDir(), MachineName::This()), subject,
+           {.measure = Measure::kIfLong, .version = HOLDFAST_VERSION, .stop = &g_stop}, &planned_);
+  for (const std::string& line : RenderRunPlan(planned_)) progress_.Event(line);
+  Json event = RunPlanJson(planned_);
+  event["job"] = state_.job().uuid.Hex();
+  progress_.EventJson(event);
+  progress_.AddPhase("plan", (clock_.MonotonicNs() - begin_ns) / 1'000'000);
 }
 
 NodeView RunJob::Self() {
@@ -445,8 +443,9 @@ Result<int> RunJob::Run() {
   }
   if (g_stop) return Error{ErrorCode::kStopped, "stopped before anything was started"};
   HOLDFAST_TRY(Begin());
-  progress_.AddPhase("check", (clock_.MonotonicNs() - begin_ns) / 1'000'000);
-  ShowPlan(resources_);
+  const uint64_t checked_ms = (clock_.MonotonicNs() - begin_ns) / 1'000'000;
+  progress_.AddPhase("check", checked_ms);
+  ShowPlan(checked_ms);
   const Status status = Work();
   if (!status.ok()) {
     const ErrorCode code = status.code();
@@ -456,6 +455,7 @@ Result<int> RunJob::Run() {
     return Error{IsResumable(code) ? code : ErrorCode::kInternal, status.error().message};
   }
   CleanUp();
+  AddPlanned(planned_, &report_);
   progress_.EventJson({{"event", "done"}, {"already", false}, {"report", report_}});
   if (!options_.json) std::printf("%s%s", progress_.mode() == Progress::Mode::kTerminal ? "\n" : "", RenderReport(report_).c_str());
   return kExitOk;

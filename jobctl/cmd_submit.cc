@@ -126,7 +126,8 @@ Result<Prepared> Prepare(RootSession* session, const SubmitOptions& o) {
   HOLDFAST_ASSIGN(const bool taken, session->fs().Exists(o.out));
   if (taken) return Error{ErrorCode::kAlreadyExists, "--out " + o.out + " exists; move it away, or choose another --out"};
   const Device any{.name = "", .numerics = kAnyNumerics};
-  HOLDFAST_ASSIGN(p.job, PrepareNewJob(session->fs(), ForPreflight(o), any, std::max(1u, std::thread::hardware_concurrency())));
+  HOLDFAST_ASSIGN(p.job, PrepareNewJob(session->fs(), ForPreflight(o), any, std::max(1u, std::thread::hardware_concurrency()),
+                                       o.plan_only ? WeightScan::kLater : WeightScan::kNow));
   p.job.spec.name = o.name;
   std::vector<LayerRange> ranges;
   if (!o.shard_layers.empty()) {
@@ -216,7 +217,7 @@ Json PlanJson(const JobPlan& plan) {
     stages.push_back({{"first_layer", s.layers.first}, {"last_layer", s.layers.second}, {"node", s.node}, {"streamed", s.streamed}, {"memory_bytes", s.memory_bytes}});
   }
   return {{"stages", std::move(stages)}, {"bytes_read", plan.bytes_read}, {"bytes_written", plan.bytes_written},
-          {"seconds", plan.seconds ? Json(*plan.seconds) : Json(nullptr)}};
+          {"network_bytes", plan.network_bytes}, {"seconds", plan.seconds ? Json(*plan.seconds) : Json(nullptr)}};
 }
 
 void Show(const SubmitOptions& o, const Prepared& p) {
@@ -235,6 +236,18 @@ void Show(const SubmitOptions& o, const Prepared& p) {
   std::printf("%s\n", id.c_str());
 }
 
+// What a submission would say; nothing of it was written.
+int ShowPlanOnly(const SubmitOptions& o, const Prepared& p) {
+  if (o.json) {
+    const Json doc{{"event", "plan"}, {"root", o.root}, {"samples", p.job.spec.samples}, {"seq_len", p.job.spec.seq_len}, {"plan", PlanJson(p.plan)}, {"notes", p.notes}};
+    std::printf("%s\n", doc.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+    return kExitOk;
+  }
+  std::printf("%s", RenderPlan(p.plan, p.job.spec.samples, p.job.spec.seq_len).c_str());
+  for (const std::string& note : p.notes) std::printf("note: %s\n", note.c_str());
+  return kExitOk;
+}
+
 }  // namespace
 
 int SubmitCommand(const SubmitOptions& options) {
@@ -246,9 +259,13 @@ int SubmitCommand(const SubmitOptions& options) {
   const Status named = CheckName("--name", o.name);
   if (!named.ok()) return Fail(named.error(), o.json);
   RealClock clock;
-  auto opened = RootSession::Open(o.root, RootUse::kWrite, clock);
+  auto opened = RootSession::Open(o.root, o.plan_only ? RootUse::kRead : RootUse::kWrite, clock);
   if (!opened.ok()) return Fail(opened.error(), o.json);
   RootSession* session = opened->get();
+  if (o.plan_only) {
+    const auto planned = Prepare(session, o);
+    return planned.ok() ? ShowPlanOnly(o, *planned) : Fail(planned.error(), o.json);
+  }
   const Status unused = CheckFree(session->queue(), o.root, o.name, o.out);
   if (!unused.ok()) return Fail(unused.error(), o.json);
   const auto prepared = Prepare(session, o);

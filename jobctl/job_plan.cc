@@ -125,6 +125,9 @@ Result<JobPlan> PlanJob(const JobDemand& demand, const std::vector<LayerRange>& 
   }
   out.bytes_read += output;                 // packs, by the merge
   out.bytes_written = 2 * output + cuts;    // packs and the result
+  for (size_t i = 1; i < out.stages.size(); ++i) {
+    if (out.stages[i].node != out.stages[i - 1].node) out.network_bytes += demand.samples * static_cast<uint64_t>(demand.seq_len) * demand.plan->hidden_size * 2;
+  }
   out.seconds = Estimate(demand, out, nodes);
   return out;
 }
@@ -132,7 +135,8 @@ Result<JobPlan> PlanJob(const JobDemand& demand, const std::vector<LayerRange>& 
 std::string RenderPlan(const JobPlan& plan, uint32_t samples, uint32_t seq_len) {
   std::string text = "plan: " + std::to_string(plan.stages.size()) + (plan.stages.size() == 1 ? " stage, " : " stages, ") + std::to_string(samples) +
                      " samples of up to " + std::to_string(seq_len) + " tokens, " + FormatSize(plan.bytes_read) + " to read, " + FormatSize(plan.bytes_written) +
-                     " to write" + (plan.seconds ? ", about " + FormatDuration(*plan.seconds) : "") + "\n";
+                     " to write, " + FormatSize(plan.network_bytes) + " between nodes" +
+                     (plan.seconds ? ", roughly " + FormatDuration(*plan.seconds) + " by the speeds of the nodes" : "") + "\n";
   for (size_t i = 0; i < plan.stages.size(); ++i) {
     const PlannedStage& s = plan.stages[i];
     text += "  stage " + std::to_string(i) + ": layers " + LayersOf(s.layers) + (s.node.empty() ? ", on a node still to come" : " on " + s.node) + (s.streamed ? ", streamed" : "") +

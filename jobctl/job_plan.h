@@ -25,6 +25,7 @@ struct PlannedStage {
 struct JobPlan {
   std::vector<PlannedStage> stages;
   uint64_t bytes_read = 0, bytes_written = 0;
+  uint64_t network_bytes = 0;             // hidden states from node to node; over a network file system the others come on top
   std::optional<uint64_t> seconds;        // rough; nullopt where no node's speed is known
 };
 

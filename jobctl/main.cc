@@ -21,12 +21,28 @@ constexpr char kFsckExitStatus[] =
     "EXIT STATUS (sum of bits): 0 clean; 1 errors corrected; 2 corrected and work is open again (jobctl resume);\n"
     "4 errors left; 8 something could not be read or done; 16 usage; 32 interrupted; 64 committed data lost.\n";
 
-void AddResources(CLI::App* cmd, RunOptions* o, std::string* memory) {
+void AddJob(CLI::App* cmd, RunOptions* o) {
+  cmd->add_option("--source", o->source, "Hugging Face model directory (safetensors)")->required();
+  cmd->add_option("--calib", o->calib, "calibration data: .jsonl (text, messages or input_ids) or .txt")->required();
+  cmd->add_option("--run-dir", o->run_dir, "directory of the ledger (default: OUT.run)");
+  cmd->add_option("--samples", o->samples, "calibration sequences (default: up to 512, as the file has)")->check(CLI::Range(1u, 1u << 20));
+  cmd->add_option("--skip-samples", o->skip_samples, "leave out at most so many samples that end workers or are not finite (default 0: fail)")->check(CLI::Range(0u, 1u << 20));
+  cmd->add_option("--seq-len", o->seq_len, "tokens of one sequence at most (default 512)")->check(CLI::Range(1u, 1u << 20));
+  cmd->add_option("--recipe", o->recipe, "nvfp4 (default), nvfp4-mlp-only, nvfp4-w4a16");
+  cmd->add_option("--max-shard-size", o->max_shard_size, "largest output file (default 5G)");
+}
+
+CLI::Option* AddHow(CLI::App* cmd, RunOptions* o, std::string* memory) {
   cmd->add_option("--device", o->device, "auto, cpu, cuda or cuda:N (default auto)");
   cmd->add_option("--threads", o->threads, "threads of each stage (default: all cores)");
   cmd->add_option("--memory", *memory, "memory that the workers may plan with, e.g. 24G (default: what is available)");
   auto* layers = cmd->add_option("--shard-layers", o->shard_layers, "layers of each stage, e.g. 14,14,2")->delimiter(',');
   cmd->add_option("--stages", o->stages, "cut the model into this many stages (default 1)")->excludes(layers);
+  return layers;
+}
+
+void AddResources(CLI::App* cmd, RunOptions* o, std::string* memory) {
+  AddHow(cmd, o, memory);
   cmd->add_flag("--json", o->json, "JSON lines on stdout");
   cmd->add_flag("--quiet", o->quiet, "no progress, only the report");
 }
@@ -37,6 +53,7 @@ struct Parsed {
   bool root_said = false;         // on this very line
   RunOptions run;
   RunOptions resume;
+  PlanOptions plan;
   StatusOptions status;
   FsckOptionsCli fsck;
   GcOptionsCli gc;
@@ -51,7 +68,9 @@ struct Parsed {
   int Dispatch(const CLI::App& app);
 
  private:
+  std::optional<int> TakeMemory(RunOptions* options) const;
   int Run(RunOptions* options);
+  int Plan(const CLI::App& cmd);
   int Resume(const CLI::App& cmd);
   int Status();
   int Fsck();
@@ -60,13 +79,32 @@ struct Parsed {
   bool MeansJob(const std::string& argument) const;
 };
 
+std::optional<int> Parsed::TakeMemory(RunOptions* r) const {
+  if (memory.empty()) return std::nullopt;
+  const auto bytes = ParseSize(memory);
+  if (!bytes.ok()) return Fail(Annotate(bytes.error(), "--memory"), r->json);
+  r->memory = *bytes;
+  return std::nullopt;
+}
+
 int Parsed::Run(RunOptions* r) {
-  if (!memory.empty()) {
-    const auto bytes = ParseSize(memory);
-    if (!bytes.ok()) return Fail(Annotate(bytes.error(), "--memory"), r->json);
-    r->memory = *bytes;
-  }
+  if (const auto refused = TakeMemory(r)) return *refused;
   return RunCommand(*r);
+}
+
+// For the nodes of a root only where --root was said: a root in the environment must not turn the plan of a run into another one.
+int Parsed::Plan(const CLI::App& cmd) {
+  if (const auto refused = TakeMemory(&plan.run)) return *refused;
+  if (!root_said) {
+    if (!plan.on.empty()) return Fail(InvalidArgument("--on names nodes of a root: give --root as well"), plan.run.json);
+    return PlanCommand(plan);
+  }
+  plan.root = root;
+  for (const char* option : {"--device", "--threads", "--memory", "--stages", "--run-dir", "--no-probe"}) {
+    if (cmd.count(option) == 0) continue;
+    return Fail(InvalidArgument(std::string(option) + ": how a job of a root is worked on is its nodes' business; leave it out, or --root"), plan.run.json);
+  }
+  return PlanCommand(plan);
 }
 
 // A word behind `status` and `resume` is a job of the root if there is a root, unless it is a path, or a run directory lies there and the
@@ -139,6 +177,7 @@ int Parsed::Dispatch(const CLI::App& app) {
   if (app.got_subcommand("resume")) return Resume(*app.get_subcommand("resume"));
   if (app.got_subcommand("fsck")) return Fsck();
   if (app.got_subcommand("gc")) return Gc();
+  if (app.got_subcommand("plan")) return Plan(*app.get_subcommand("plan"));
   if (root_said) return Fail(InvalidArgument("--root: this command works on a directory of its own; jobs of a root are begun with `jobctl submit`"), run.json);
   if (app.got_subcommand("run")) return Run(&run);
   return VerifyCommand(verify);
@@ -146,15 +185,8 @@ int Parsed::Dispatch(const CLI::App& app) {
 
 void DeclareRun(CLI::App* app, Parsed* p) {
   CLI::App* cmd = app->add_subcommand("run", "quantize a model to NVFP4; the same line again resumes or says that it is done");
-  cmd->add_option("--source", p->run.source, "Hugging Face model directory (safetensors)")->required();
-  cmd->add_option("--calib", p->run.calib, "calibration data: .jsonl (text, messages or input_ids) or .txt")->required();
+  AddJob(cmd, &p->run);
   cmd->add_option("--out", p->run.out, "output directory; appears when it is whole")->required();
-  cmd->add_option("--run-dir", p->run.run_dir, "directory of the ledger (default: OUT.run)");
-  cmd->add_option("--samples", p->run.samples, "calibration sequences (default: up to 512, as the file has)")->check(CLI::Range(1u, 1u << 20));
-  cmd->add_option("--skip-samples", p->run.skip_samples, "leave out at most so many samples that end workers or are not finite (default 0: fail)")->check(CLI::Range(0u, 1u << 20));
-  cmd->add_option("--seq-len", p->run.seq_len, "tokens of one sequence at most (default 512)")->check(CLI::Range(1u, 1u << 20));
-  cmd->add_option("--recipe", p->run.recipe, "nvfp4 (default), nvfp4-mlp-only, nvfp4-w4a16");
-  cmd->add_option("--max-shard-size", p->run.max_shard_size, "largest output file (default 5G)");
   AddResources(cmd, &p->run, &p->memory);
   cmd->footer(std::string("EXAMPLE: jobctl run --source Mistral-Large --calib prose.jsonl --out Mistral-Large-NVFP4\n") + kExitStatus);
 }
@@ -164,6 +196,18 @@ constexpr char kClusterExitStatus[] = "EXIT STATUS: 0 done; 1 failed; 2 refused 
 CLI::App* AddRoot(CLI::App* cmd, Parsed* p) {
   cmd->add_option("--root", p->command_root, "directory that the nodes share (default: HOLDFAST_ROOT)");
   return cmd;
+}
+
+void DeclarePlan(CLI::App* app, Parsed* p) {
+  CLI::App* cmd = AddRoot(app->add_subcommand("plan", "what run (or, with --root, submit) would do: stages, memory, bytes, time from a measured layer; starts nothing"), p);
+  AddJob(cmd, &p->plan.run);
+  cmd->add_option("--out", p->plan.run.out, "output directory, so that space is checked and its disk measured (default: the current directory)");
+  CLI::Option* layers = AddHow(cmd, &p->plan.run, &p->memory);
+  cmd->add_option("--on", p->plan.on, "with --root: node of each stage")->delimiter(',')->needs(layers);
+  cmd->add_flag("--no-probe", p->plan.no_probe, "measure nothing: times only from what was measured before");
+  cmd->add_flag("--json", p->plan.run.json, "one JSON document");
+  cmd->footer("EXAMPLE: jobctl plan --source Mistral-Large --calib prose.jsonl --out Mistral-Large-NVFP4 --memory 24G\n"
+              "EXIT STATUS: 0 planned; 1 failed; 2 refused, as run would (usage, bad input, less memory or space than it needs).\n");
 }
 
 void DeclareSubmit(CLI::App* app, Parsed* p) {
@@ -276,6 +320,7 @@ int main(int argc, char** argv) {
   app.footer(kExitStatus);
   app.add_option("--root", parsed.root, "directory that the nodes share (default: HOLDFAST_ROOT)");
   DeclareRun(&app, &parsed);
+  DeclarePlan(&app, &parsed);
   DeclareResumeAndStatus(&app, &parsed);
   DeclareSubmit(&app, &parsed);
   DeclareCluster(&app, &parsed);

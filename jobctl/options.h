@@ -37,6 +37,13 @@ struct RunOptions {
   bool resume = false;                    // `jobctl resume`: everything that decides the result comes from the job record
 };
 
+struct PlanOptions {
+  RunOptions run;                         // what `run` would be told; `out` may be ""
+  std::string root;                       // "": for this machine
+  std::vector<std::string> on;
+  bool no_probe = false;                  // measure nothing now
+};
+
 struct StatusOptions {
   std::string dir;                        // run directory
   bool json = false, follow = false;
@@ -55,6 +62,7 @@ struct SubmitOptions {
   std::optional<std::string> recipe, max_shard_size;
   std::string notify;
   bool reproducible = false, json = false, quiet = false;
+  bool plan_only = false;                 // `jobctl plan`: says what submit would, and writes nothing
 };
 struct RootStatusOptions {
   std::string root, job;                  // "": all jobs
@@ -101,6 +109,7 @@ struct VerifyOptionsCli {
 };
 
 int RunCommand(const RunOptions& options);
+int PlanCommand(const PlanOptions& options);
 int StatusCommand(const StatusOptions& options);
 int SubmitCommand(const SubmitOptions& options);
 int RootStatusCommand(const RootStatusOptions& options);

@@ -124,7 +124,7 @@ std::string AbsolutePath(const std::string& path) {
   return out.empty() ? "/" : out;
 }
 
-Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const Device& device, uint32_t threads) {
+Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const Device& device, uint32_t threads, WeightScan weights) {
   NewJob job;
   const std::string config_path = JoinPath(options.source, "config.json");
   const auto config_bytes = fs.ReadFile(config_path, 64u << 20);
@@ -140,7 +140,7 @@ Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const De
   JobSpec& spec = job.spec;
   HOLDFAST_ASSIGN(spec.weights, PinWeights(fs, *source));
   std::future<Status> scan;
-  if (source->total_bytes() <= kScanBytesMax) {   // beside tokenization
+  if (weights == WeightScan::kNow && source->total_bytes() <= kScanBytesMax) {   // beside tokenization
     scan = std::async(std::launch::async, [&] { return ScanWeights(*source, threads, &spec.weights); });
   }
   const auto set = ReadCalibration(fs, {.file = options.calib, .model_dir = options.source, .samples = options.samples,

@@ -30,7 +30,9 @@ struct NewJob {
 // pinned now, and each tensor is checked by the worker that loads it.
 inline constexpr uint64_t kScanBytesMax = 16ull << 30;
 
-Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const Device& device, uint32_t threads);
+// kLater: for a plan, which starts nothing; the weights' headers are looked at all the same.
+enum class WeightScan : uint8_t { kNow, kLater };
+Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const Device& device, uint32_t threads, WeightScan scan = WeightScan::kNow);
 
 // Feature bits of the job's FORMAT.
 inline uint32_t FeaturesOf(const JobSpec& job) { return job.skip_samples > 0 ? kIncompatOmissions : 0; }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "jobctl/cost_model.h"
 #include "jobctl/options.h"
 #include "ledger/base/printable.h"
 
@@ -30,6 +31,23 @@ std::string RenderOmitted(const Json& omitted, uint64_t samples) {
   return std::to_string(omitted.size()) + " of " + std::to_string(samples) + " samples left out: " + list;
 }
 
+std::string RenderPlanned(const Json& r) {
+  if (!r.contains("plan") || !r["plan"].is_object()) return "";
+  std::string out;
+  for (const char* phase : {"check", "load", "calibrate", "evict", "merge"}) {
+    if (!r["plan"].contains(phase)) continue;
+    const Json& p = r["plan"][phase];
+    const auto seconds = [&](const char* key) { return static_cast<double>(Number(p, key)) / 1000; };
+    char line[160];
+    std::snprintf(line, sizeof line, "%-12s%-10s planned %-26s took %s\n", out.empty() ? "Plan" : "", phase,
+                  FormatRange({seconds("low_ms"), seconds("high_ms")}).c_str(),
+                  FormatSeconds(static_cast<double>(r.contains("phase_ms") ? Number(r["phase_ms"], phase) : 0) / 1000).c_str());
+    out += line;
+  }
+  if (!out.empty() && r.contains("plan_rest")) out += "            (of what was left to do when this attempt began)\n";
+  return out;
+}
+
 std::string RenderReport(const Json& r) {
   std::string out = "\nResult      " + Text(r, "out") + "\n";
   out += "Sizes       " + FormatSize(Number(r, "source_bytes")) + " in, " + FormatSize(Number(r, "output_bytes")) + " out in " +
@@ -46,6 +64,7 @@ std::string RenderReport(const Json& r) {
     times += (times.empty() ? "" : ", ") + std::string(phase) + " " + SecondsText(ms);
   }
   if (!times.empty()) out += "Time        " + times + " (" + SecondsText(total) + " in this attempt)\n";
+  out += RenderPlanned(r);
   std::string why;
   if (r.contains("restart_reasons")) {
     for (const auto& [reason, count] : r["restart_reasons"].items()) {
