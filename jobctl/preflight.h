@@ -28,7 +28,7 @@ struct NewJob {
 
 // Weights up to this size are read whole before the start (digests pinned, NaN and Inf refused); of larger models the headers are
 // pinned now, and each tensor is checked by the worker that loads it.
-inline constexpr uint64_t kScanBytesMax = 16ull << 30;
+inline constexpr uint64_t kScanBytesMax = 4ull << 30;
 
 // kLater: for a plan, which starts nothing; the weights' headers are looked at all the same.
 enum class WeightScan : uint8_t { kNow, kLater };

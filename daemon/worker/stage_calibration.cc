@@ -15,6 +15,7 @@
 #include "daemon/worker/unit_pool.h"
 #include "ledger/base/fail_point.h"
 #include "ledger/base/parallel.h"
+#include "ledger/fold/seal.h"
 
 namespace holdfast {
 namespace {
@@ -151,13 +152,19 @@ Status StageWorker::Impl::JoinAhead() {
   return OkStatus();
 }
 
-// Units of this group that all samples have passed and that nobody evicted yet. Those with an amax that is not finite wait for Evict, which knows what
-// to do then.
+// What can be evicted beside the group at hand: units of the group before it, which all samples have passed, and where there is a group on the way in,
+// one computed and one on the way out, what lies around the layers and waits for no sample; all of it unless somebody did it before. Units with an
+// amax that is not finite wait for Evict, which knows what to do then.
 std::optional<StageWorker::Impl::EvictInputs> StageWorker::Impl::Evictable(const LoadedGroup& finished) {
   std::vector<uint32_t> units;
-  for (uint32_t unit = finished.first_layer; unit < finished.last_layer; ++unit) {
-    if (state.Layer(unit) == nullptr) units.push_back(unit);
+  for (uint32_t unit = finished.first_layer; unit < finished.last_layer; ++unit) units.push_back(unit);
+  if (Groups().at_once > 2) {
+    for (const uint32_t unit : UnitsOf(plan, stage)) {
+      if (unit >= plan.layers) units.push_back(unit);
+    }
   }
+  std::erase_if(units, [this](uint32_t unit) { return state.Layer(unit) != nullptr; });
+  if (units.empty()) return std::nullopt;
   const auto in = InputsOf(std::move(units), finished, std::max(1u, args.size.threads / (2 * EvictedAtOnce())));   // the others compute
   if (!in.ok()) return std::nullopt;
   for (const auto& [unit, amax] : in->amax) {
@@ -184,7 +191,7 @@ void StageWorker::Impl::StartAhead(LoadedGroup finished, const Todo& todo) {
   const bool load = groups.at_once > 1 && next < stage.last_layer;
   // Its weights are dropped with the last reference, when it is evicted.
   auto from = std::make_shared<LoadedGroup>(std::move(finished));
-  auto in = from->first_layer < from->last_layer ? Evictable(*from) : std::nullopt;
+  auto in = Evictable(*from);
   if (in) {
     evicting = std::async(std::launch::async, [this, in = std::move(*in), from]() mutable {
       const Status status = EvictBeside(in);

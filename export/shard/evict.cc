@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <future>
 #include <map>
 #include <set>
 
@@ -55,7 +56,7 @@ class Eviction {
         unit_(unit),
         input_amax_(input_amax),
         options_(options),
-        packs_(fs, layout, options.incarnation, unit.label),
+        packs_(fs, layout, options.incarnation, unit.label, std::max(1u, options.threads)),
         weight_amax_(unit.sites.size()) {}
 
   Result<LayerRecord> Run() {
@@ -138,13 +139,23 @@ class Eviction {
                                                  : Codec::kZstd;
     StoredTensor stored;
     Sha256Hasher hasher;
-    Bytes buffer;
-    for (uint64_t at = 0; at < place->tensor->bytes; at += buffer.size()) {
-      buffer.resize(std::min(kCopyBytes, place->tensor->bytes - at));
-      HOLDFAST_TRY(place->file->file().Read(place->tensor->offset + at, buffer));
-      hasher.Update(buffer);
-      HOLDFAST_ASSIGN(const StoredTensor::Piece piece, packs_.Add(codec, buffer));
-      stored.pieces.push_back(piece);
+    std::vector<Bytes> parts(std::max(1u, options_.threads));
+    std::vector<ByteSpan> chunks;
+    for (uint64_t at = 0; at < place->tensor->bytes; at += chunks.size() * kCopyBytes) {
+      chunks.clear();
+      for (uint64_t next = at; next < place->tensor->bytes && chunks.size() < parts.size(); next += kCopyBytes) {
+        Bytes& part = parts[chunks.size()];
+        part.resize(std::min(kCopyBytes, place->tensor->bytes - next));
+        chunks.emplace_back(part);
+      }
+      HOLDFAST_TRY(ParallelFor(options_.threads, chunks.size(), [&](size_t i) { return place->file->file().Read(place->tensor->offset + at + i * kCopyBytes, parts[i]); }));
+      // One thread hashes what the others encode.
+      const auto hash = std::async(chunks.size() > 1 ? std::launch::async : std::launch::deferred, [&] {
+        for (const ByteSpan chunk : chunks) hasher.Update(chunk);
+      });
+      const Status added = packs_.AddAll(codec, chunks, &stored.pieces);
+      hash.wait();
+      HOLDFAST_TRY(added);
     }
     place->file->file().DropCache(place->tensor->offset, place->tensor->bytes);
     stored.digest = hasher.Finish();

@@ -26,11 +26,14 @@ inline constexpr uint64_t kPackBytesMax = 64u << 20;                            
 // Collects chunks into one or more packs and publishes each as it fills. Not thread safe.
 class PackWriter {
  public:
-  PackWriter(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation, std::string subject);
+  // With two or more `threads` the chunks of a tensor are encoded side by side and a full pack is published beside the next one; the same packs.
+  PackWriter(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation, std::string subject, uint32_t threads = 1);
   ~PackWriter();
   // Adds raw bytes (<= kChunkRawMax) as one chunk, encoded as `codec` if that helps. Returns where it will be found:
   // `pack` is an index into the vector that Finish returns.
   Result<StoredTensor::Piece> Add(Codec codec, ByteSpan raw);
+  // The same for several, in this order.
+  Status AddAll(Codec codec, const std::vector<ByteSpan>& raw, std::vector<StoredTensor::Piece>* pieces);
   // Adds a whole tensor, cut into chunks, and fills name-independent fields (digest, pieces).
   Status AddTensor(Codec codec, ByteSpan raw, StoredTensor* tensor);
   // Publishes what is pending. An existing pack of the same root is compared: the same bytes count as published, others are damage and replaced.

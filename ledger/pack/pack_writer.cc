@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <future>
+#include <memory>
+#include <optional>
+#include <utility>
 
+#include "ledger/base/parallel.h"
 #include "ledger/pack/pack.h"
 #include "ledger/records/value.h"
 #include "ledger/segment/lmdb_env.h"
@@ -53,56 +58,78 @@ Result<bool> Holds(FileSystem& fs, const std::string& path, ByteSpan want) {
   return true;
 }
 
+// A pack goes through three states: open (builder), sealed (image, waiting to be published), done. A failed publication leaves it sealed, so that
+// the caller may free space and call again. A failure in memory cannot be repeated: `broken`.
+struct Pack {
+  std::optional<EnvBuilder> builder;
+  std::optional<EnvImage> sealed;
+  PackManifest manifest;
+  uint64_t value_bytes = 0;
+  Status broken;
+};
+
+struct Value {
+  Bytes bytes;
+  Digest digest;
+};
+Value MakeValue(Codec codec, ByteSpan raw) {
+  Value v{ChunkValue(codec, raw), {}};
+  v.digest = Sha256(v.bytes);
+  return v;
+}
+
 }  // namespace
 
-// A pack goes through three states: open (builder), sealed (image, with its manifest, waiting to be published), done. A failed
-// publication leaves it sealed, so that the caller may free space and call again. A failure in memory cannot be repeated.
 struct PackWriter::Impl {
   FileSystem& fs;
   RunLayout layout;
   Nonce incarnation;
   std::string subject;
-  std::optional<EnvBuilder> builder;
-  PackManifest current;
-  uint64_t value_bytes = 0;
-  std::optional<EnvImage> sealed;
+  uint32_t threads;
+  Pack open;
+  std::unique_ptr<Pack> closing;               // beside which the next one is filled, if there are threads for that
+  std::future<Status> closed;                  // of `closing`, if a thread has it
   std::vector<PackManifest> done;
   Status broken;
 
-  Status Break(const Error& e) {
-    broken = Annotate(e, "building a pack for " + subject);
-    return broken;
-  }
-  Status Seal();
-  Status PublishSealed();
-  Status Flush();
+  Error Broken(const Error& e) const { return Annotate(e, "building a pack for " + subject); }
+  uint32_t Number() const { return static_cast<uint32_t>(done.size() + (closing != nullptr ? 1 : 0)); }   // of the open one
+  Status Seal(Pack* pack) const;
+  Status Publish(Pack* pack) const;
+  Status Finish(Pack* pack) const;
+  Status AwaitClosing();
+  Status Close();
+  Result<StoredTensor::Piece> Append(const Value& value, uint64_t raw_bytes);
 };
 
-PackWriter::PackWriter(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation, std::string subject)
-    : impl_(new Impl{fs, layout, incarnation, std::move(subject), {}, {}, 0, {}, {}, {}}) {}
+PackWriter::PackWriter(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation, std::string subject, uint32_t threads)
+    : impl_(new Impl{fs, layout, incarnation, std::move(subject), threads, {}, {}, {}, {}, {}}) {}
 PackWriter::~PackWriter() = default;
 
-Status PackWriter::Impl::Seal() {
-  auto image = std::move(*builder).Seal(/*want_places=*/true);
-  builder.reset();
-  if (!image.ok()) return Break(image.error());
-  sealed = std::move(image).value();
-  const ByteSpan file = sealed->bytes();
-  HOLDFAST_CHECK(sealed->values().size() == current.chunks.size());
-  for (size_t i = 0; i < current.chunks.size(); ++i) {
-    HOLDFAST_CHECK(sealed->values()[i].length == current.chunks[i].stored_len);
-    current.chunks[i].offset = sealed->values()[i].offset;
+Status PackWriter::Impl::Seal(Pack* pack) const {
+  auto image = std::move(*pack->builder).Seal(/*want_places=*/true);
+  pack->builder.reset();
+  if (!image.ok()) return pack->broken = Broken(image.error());
+  pack->sealed = std::move(image).value();
+  const ByteSpan file = pack->sealed->bytes();
+  const std::vector<EnvImage::Place>& values = pack->sealed->values();
+  PackManifest& m = pack->manifest;
+  HOLDFAST_CHECK(values.size() == m.chunks.size());
+  for (size_t i = 0; i < m.chunks.size(); ++i) {
+    HOLDFAST_CHECK(values[i].length == m.chunks[i].stored_len);
+    m.chunks[i].offset = values[i].offset;
   }
-  current.file_size = file.size();
-  current.skeleton = SkeletonOf(file, sealed->values());
-  current.root = PackRoot(current);
+  m.file_size = file.size();
+  m.skeleton = SkeletonOf(file, values);
+  m.root = PackRoot(m);
   return OkStatus();
 }
 
 // The name is the content, so a pack that is already there is ours, whoever wrote it. Other bytes under that name are what a file server
 // left of a pack that it lost (an empty file, mostly): ours take their place, the name is never free.
-Status PackWriter::Impl::PublishSealed() {
-  const std::string path = layout.Pack(current.root);
+Status PackWriter::Impl::Publish(Pack* pack) const {
+  const ByteSpan file = pack->sealed->bytes();
+  const std::string path = layout.Pack(pack->manifest.root);
   HOLDFAST_TRY(fs.MakeDirs(DirName(path)));
   HOLDFAST_TRY(fs.MakeDirs(layout.TmpDir(incarnation)));
   HOLDFAST_TRY(fs.SyncDir(layout.PackDir()));
@@ -113,60 +140,100 @@ Status PackWriter::Impl::PublishSealed() {
   options.subject = subject;
   options.cache = PublishOptions::Cache::kDrop;
   options.reached_link = &tried;
-  const Status published = Publish(fs, path, {sealed->bytes()}, options);
+  const Status published = holdfast::Publish(fs, path, {file}, options);
   if (!published.ok()) {
     if (!tried) return published;
-    const auto ours = Holds(fs, path, sealed->bytes());
+    const auto ours = Holds(fs, path, file);
     // Taken, and yet not to be opened: hidden behind a negative lookup. Whatever it holds, it should hold these bytes.
     const bool hidden = ours.code() == ErrorCode::kNotFound && published.code() == ErrorCode::kAlreadyExists;
     if (!ours.ok() && !hidden) return published;
     options.replace = hidden || !*ours;
-    HOLDFAST_TRY(!options.replace ? fs.SyncDir(DirName(path)) : Publish(fs, path, {sealed->bytes()}, options));
+    HOLDFAST_TRY(!options.replace ? fs.SyncDir(DirName(path)) : holdfast::Publish(fs, path, {file}, options));
   }
-  done.push_back(std::move(current));
-  current = {};
-  value_bytes = 0;
-  sealed.reset();
+  pack->sealed.reset();
   return OkStatus();
 }
 
-Status PackWriter::Impl::Flush() {
-  HOLDFAST_TRY(broken);
-  if (builder) HOLDFAST_TRY(Seal());
-  if (sealed) HOLDFAST_TRY(PublishSealed());
+Status PackWriter::Impl::Finish(Pack* pack) const {
+  HOLDFAST_TRY(pack->broken);
+  if (pack->builder) HOLDFAST_TRY(Seal(pack));
+  return pack->sealed ? Publish(pack) : OkStatus();
+}
+
+// What failed on its thread is tried again on ours when the caller comes back.
+Status PackWriter::Impl::AwaitClosing() {
+  if (closing == nullptr) return OkStatus();
+  const Status status = closed.valid() ? closed.get() : Finish(closing.get());
+  if (!closing->broken.ok()) broken = closing->broken;
+  HOLDFAST_TRY(status);
+  done.push_back(std::move(closing->manifest));
+  closing.reset();
   return OkStatus();
+}
+
+Status PackWriter::Impl::Close() {
+  HOLDFAST_TRY(broken);
+  HOLDFAST_TRY(AwaitClosing());
+  if (!open.builder) return OkStatus();
+  closing = std::make_unique<Pack>(std::exchange(open, {}));
+  if (threads < 2) return AwaitClosing();
+  closed = std::async(std::launch::async, [this] { return Finish(closing.get()); });
+  return OkStatus();
+}
+
+Result<StoredTensor::Piece> PackWriter::Impl::Append(const Value& value, uint64_t raw_bytes) {
+  HOLDFAST_TRY(broken);
+  if (closing != nullptr && !closed.valid()) HOLDFAST_TRY(AwaitClosing());   // it failed
+  if (open.value_bytes + value.bytes.size() > kPackBytesMax || open.manifest.chunks.size() >= kChunksMax) HOLDFAST_TRY(Close());
+  if (!open.builder) {
+    HOLDFAST_ASSIGN(open.builder, EnvBuilder::Create(EnvMapBytes(kPackBytesMax, kChunksMax)));
+  }
+  const uint32_t number = static_cast<uint32_t>(open.manifest.chunks.size());
+  if (const Status added = open.builder->Append(ChunkKey(number), value.bytes); !added.ok()) {
+    broken = Broken(added.error());
+    return broken.error();
+  }
+  open.manifest.chunks.push_back({0, value.bytes.size(), raw_bytes, value.digest});
+  open.value_bytes += value.bytes.size();
+  return StoredTensor::Piece{Number(), number};
 }
 
 Result<StoredTensor::Piece> PackWriter::Add(Codec codec, ByteSpan raw) {
-  Impl& w = *impl_;
   if (raw.size() > kChunkRawMax) return InvalidArgument("pack chunk of " + std::to_string(raw.size()) + " bytes, more than " + std::to_string(kChunkRawMax));
-  HOLDFAST_TRY(w.broken);
-  const Bytes value = ChunkValue(codec, raw);
-  if (w.sealed || w.value_bytes + value.size() > kPackBytesMax || w.current.chunks.size() >= kChunksMax) HOLDFAST_TRY(w.Flush());
-  if (!w.builder) {
-    HOLDFAST_ASSIGN(w.builder, EnvBuilder::Create(EnvMapBytes(kPackBytesMax, kChunksMax)));
-  }
-  const uint32_t number = static_cast<uint32_t>(w.current.chunks.size());
-  const Status added = w.builder->Append(ChunkKey(number), value);
-  if (!added.ok()) return w.Break(added.error()).error();
-  w.current.chunks.push_back({0, value.size(), raw.size(), Sha256(value)});
-  w.value_bytes += value.size();
-  return StoredTensor::Piece{static_cast<uint32_t>(w.done.size()), number};
+  HOLDFAST_TRY(impl_->broken);
+  return impl_->Append(MakeValue(codec, raw), raw.size());
 }
 
+Status PackWriter::AddAll(Codec codec, const std::vector<ByteSpan>& raw, std::vector<StoredTensor::Piece>* pieces) {
+  for (size_t first = 0; first < raw.size(); first += impl_->threads) {
+    std::vector<Value> values(std::min<size_t>(impl_->threads, raw.size() - first));
+    HOLDFAST_TRY(ParallelFor(impl_->threads, values.size(), [&](size_t i) {
+      values[i] = MakeValue(codec, raw[first + i]);
+      return OkStatus();
+    }));
+    for (size_t i = 0; i < values.size(); ++i) {
+      HOLDFAST_ASSIGN(const StoredTensor::Piece piece, impl_->Append(values[i], raw[first + i].size()));
+      pieces->push_back(piece);
+    }
+  }
+  return OkStatus();
+}
+
+// The digest of the whole is one thread's work; beside it the others encode.
 Status PackWriter::AddTensor(Codec codec, ByteSpan raw, StoredTensor* tensor) {
   constexpr size_t kStep = kChunkRawMax / 8 * 8;  // whole elements of every type in each chunk
-  tensor->digest = Sha256(raw);
+  std::future<Digest> digest = std::async(impl_->threads > 1 && raw.size() > kStep ? std::launch::async : std::launch::deferred, [raw] { return Sha256(raw); });
+  std::vector<ByteSpan> chunks;
+  for (size_t at = 0; at < raw.size(); at += kStep) chunks.push_back(raw.subspan(at, std::min(kStep, raw.size() - at)));
   tensor->pieces.clear();
-  for (size_t at = 0; at < raw.size(); at += kStep) {
-    HOLDFAST_ASSIGN(const StoredTensor::Piece piece, Add(codec, raw.subspan(at, std::min(kStep, raw.size() - at))));
-    tensor->pieces.push_back(piece);
-  }
+  HOLDFAST_TRY(AddAll(codec, chunks, &tensor->pieces));
+  tensor->digest = digest.get();
   return OkStatus();
 }
 
 Result<std::vector<PackManifest>> PackWriter::Finish() {
-  HOLDFAST_TRY(impl_->Flush());
+  HOLDFAST_TRY(impl_->Close());
+  HOLDFAST_TRY(impl_->AwaitClosing());
   return std::exchange(impl_->done, {});
 }
 
