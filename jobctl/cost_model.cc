@@ -12,7 +12,7 @@ namespace {
 constexpr uint64_t kRateMax = 1'000'000'000'000'000;
 
 // What is not in the model, as factors: found by comparing plans with runs (docs/adr/0026).
-constexpr Seconds kOffCheck{0.8, 2.0}, kOffLoad{0.7, 1.8}, kOffCalibrate{0.85, 1.1}, kOffEvict{0.8, 1.6}, kOffMerge{0.8, 1.5};
+constexpr Seconds kOffCheck{0.8, 2.0}, kOffLoad{0.6, 1.8}, kOffCalibrate{0.85, 1.1}, kOffEvict{0.8, 1.8}, kOffMerge{0.8, 1.8};
 // Work of the merge on one byte, in SHA-256 of one thread: it is hashed twice at most, two messages at a time where that helps, and decoded, summed, copied.
 constexpr Seconds kMergeHashes{1.6, 3.2};
 constexpr uint32_t kMergeThreadsMax = 8;       // four files, two threads each
@@ -31,7 +31,7 @@ Layer Measured(const StageWork& w, SourcePages source, const DiskProbe& disk) {
   const LayerProbe& p = *w.layer;
   Layer m;
   const auto& f = p.forward_ns;
-  m.forward = {S(f[f.size() / 4]), S(f[f.size() - 1 - f.size() / 4])};
+  m.forward = {S(f.front()), S(f[f.size() - 1 - f.size() / 4])};   // nobody disturbed the fastest
   m.load_cpu = S(p.load_cpu_ns);
   m.evict_cpu = S(p.evict_cpu_ns);
   // The tensors of several layers keep all threads busy to the end, those of one do not.

@@ -6,6 +6,8 @@ One function per case, on a fresh tiny model. No time is judged, only whether th
 """
 import json
 import os
+import struct
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../crash"))
@@ -23,6 +25,16 @@ def case(f):
 def plan(w, *extra, cache="cache", check=0, env=None):
     args = [h.JOBCTL, "plan", "--source", w.model, "--calib", w.calib, "--device", "cpu", *extra]
     return h.run(args, env={"XDG_CACHE_HOME": w.path(cache), **(env or {})}, check=check)
+
+
+def break_weight(model, tensor):
+    """Its first value becomes NaN."""
+    path = os.path.join(model, "model.safetensors")
+    with open(path, "r+b") as f:
+        length = struct.unpack("<Q", f.read(8))[0]
+        head = json.loads(f.read(length))
+        f.seek(8 + length + head[tensor]["data_offsets"][0])
+        f.write(struct.pack("<H", 0x7FC0))
 
 
 def entries(w, cache="cache"):
@@ -92,6 +104,14 @@ def refuses_what_run_refuses(w):
 
 
 @case
+def a_layer_that_cannot_be_measured_is_said_and_no_more(w):
+    break_weight(w.model, "model.layers.2.mlp.up_proj.weight")
+    doc = json.loads(plan(w, "--json").stdout)
+    assert doc["phase_ms"] is None and "time not measured" in doc["times_note"] and "up_proj" in doc["times_note"], doc
+    assert doc["stages"] and entries(w) == [], doc
+
+
+@case
 def an_output_that_is_there_is_not_ours(w):
     os.mkdir(w.path("o"))
     assert "--out" in plan(w, "--out", w.path("o"), check=2).stderr
@@ -130,7 +150,6 @@ def no_place_for_a_cache_is_no_failure(w):
     doc = json.loads(plan(w, "--json", cache="file").stdout)
     assert doc["phase_ms"] and len(doc["notes"]) >= 1 and "is not kept" in doc["notes"][-1], doc
     env = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
-    import subprocess
     p = subprocess.run([h.JOBCTL, "plan", "--source", w.model, "--calib", w.calib, "--device", "cpu", "--json"], env=env, capture_output=True, text=True, cwd=w.dir)
     assert p.returncode == 0 and json.loads(p.stdout)["notes"] == [], (p.stdout, p.stderr)
 
@@ -149,6 +168,7 @@ def run_prints_the_plan_and_compares(w):
     for phase in PHASES:
         assert any(line.split()[-7:] and phase in line and "planned" in line and "took" in line for line in p.stdout.splitlines()), p.stdout
     assert h.sums(w.path("a")) == h.sums(w.path("b"))
+    assert events[-1]["report"]["rss_peak_bytes"] <= event["memory_bytes"], "a worker took more than was printed"
     done = h.run(w.args("b"), env=env, check=0)
     assert "already done" in done.stdout and "planned" not in done.stdout, done.stdout
     assert sorted(os.listdir(w.path("a"))) == sorted(os.listdir(w.path("b")))
