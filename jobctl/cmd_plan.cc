@@ -32,15 +32,16 @@ Result<RunPlan> PlanHere(const RunOptions& o, bool out_given, Measure measure) {
     HOLDFAST_ASSIGN(begun, WasBegun(fs, o));
   }
   const uint32_t threads = o.threads > 0 ? o.threads : std::max(1u, std::thread::hardware_concurrency());
-  HOLDFAST_ASSIGN(const Device device, ChooseDevice(o.device));
-  HOLDFAST_ASSIGN(NewJob job, PrepareNewJob(fs, o, device, threads, WeightScan::kLater));
-  HOLDFAST_ASSIGN(const auto ranges, CutStages(job.plan.layers, o.shard_layers, o.stages.value_or(1)));
+  HOLDFAST_ASSIGN(std::vector<Device> devices, ChooseDevices(o.device));
+  const uint32_t of_stages = ThreadsOfStages(o, threads, devices);
+  HOLDFAST_ASSIGN(NewJob job, PrepareNewJob(fs, o, NumericsOf(devices), threads, WeightScan::kLater));
+  HOLDFAST_ASSIGN(const auto ranges, CutFor(o, job.decoder, job.plan, job.spec.seq_len, of_stages, &devices));
   job.plan.stages = NumberStages(nullptr, ranges);
-  HOLDFAST_ASSIGN(const ResourcePlan resources, PlanResources(o, job.decoder, job.plan, job.spec, device, threads));
+  HOLDFAST_ASSIGN(const ResourcePlan resources, PlanResources(o, job.decoder, job.plan, job.spec, devices, of_stages));
   if (out_given && !begun) HOLDFAST_TRY(CheckSpace(fs, resources, o.run_dir, o.out));
 
-  PlanSubject subject{.decoder = &job.decoder, .plan = &job.plan, .job = &job.spec, .tokens = &job.tokens, .done = nullptr, .device = &device,
-                      .threads = threads, .run_dir = o.run_dir, .scan_bytes = 0, .checked_ms = (clock.MonotonicNs() - begin_ns) / 1'000'000};
+  PlanSubject subject{.decoder = &job.decoder, .plan = &job.plan, .job = &job.spec, .tokens = &job.tokens, .done = nullptr, .device = &devices.front(),
+                      .devices = &devices, .threads = threads, .run_dir = o.run_dir, .scan_bytes = 0, .checked_ms = (clock.MonotonicNs() - begin_ns) / 1'000'000};
   for (const SourceFile& f : job.spec.weights) subject.scan_bytes += f.size;
   if (subject.scan_bytes > kScanBytesMax) subject.scan_bytes = 0;
   RunPlan plan = DescribeRun(subject, resources);

@@ -81,6 +81,7 @@ class RunJob {
   Result<int> AlreadyDone();
   bool OutputIsOurs();
   Status RefuseWithoutPacks();
+  Status ChooseDevicesFor(bool exists);
   Status PrepareNew();
   Status PrepareResume();
   StreamWriter::Options ClaimOptions(const Nonce& job) const;
@@ -102,7 +103,8 @@ class RunJob {
   JobDriver driver_;
   RunState& state_ = driver_.state();
   uint32_t threads_ = 1;
-  Device device_;
+  std::vector<Device> devices_;
+  uint32_t stage_threads_ = 1;
   bool fresh_ = false;
   bool recorded_ = false;
   NewJob new_job_;
@@ -201,12 +203,12 @@ Status RunJob::PrepareNew() {
     return Error{ErrorCode::kAlreadyExists, "--out " + options_.out + " exists and was not made by this run; move it away, or choose another --out"};
   }
   fresh_ = true;
-  HOLDFAST_ASSIGN(new_job_, PrepareNewJob(fs_, options_, device_, threads_));
+  HOLDFAST_ASSIGN(new_job_, PrepareNewJob(fs_, options_, NumericsOf(devices_), threads_));
   decoder_ = new_job_.decoder;
   plan_ = new_job_.plan;
-  HOLDFAST_ASSIGN(const auto ranges, CutStages(plan_.layers, options_.shard_layers, options_.stages.value_or(1)));
+  HOLDFAST_ASSIGN(const auto ranges, CutFor(options_, decoder_, plan_, new_job_.spec.seq_len, stage_threads_, &devices_));
   plan_.stages = NumberStages(nullptr, ranges);
-  HOLDFAST_ASSIGN(resources_, PlanResources(options_, decoder_, plan_, new_job_.spec, device_, threads_));
+  HOLDFAST_ASSIGN(resources_, PlanResources(options_, decoder_, plan_, new_job_.spec, devices_, stage_threads_));
   return CheckSpace(fs_, resources_, options_.run_dir, options_.out);
 }
 
@@ -226,13 +228,17 @@ Status RunJob::PrepareResume() {
     plan_.stages = stages;
     if (plan_changed_) ++plan_.number;
   }
-  HOLDFAST_ASSIGN(resources_, PlanResources(options_, decoder_, plan_, job, device_, threads_));
+  HOLDFAST_ASSIGN(resources_, PlanResources(options_, decoder_, plan_, job, devices_, stage_threads_));
   uint64_t have = 0;
   for (const UnitPlan& u : plan_.units) {
     const LayerRecord* e = state_.Layer(u.id);
     for (size_t i = 0; e != nullptr && i < e->packs.size(); ++i) have += e->packs[i].file_size;
   }
   resources_.disk_run -= std::min(resources_.disk_run, have);
+  if (plan_.stages.size() < devices_.size() && !driver_.AllSealed()) {
+    progress_.Event("note: this job was cut into " + std::to_string(plan_.stages.size()) + " stage(s), there are " + std::to_string(devices_.size()) + " devices; --stages " +
+                    std::to_string(devices_.size()) + " cuts what is left anew");
+  }
   return CheckSpace(fs_, resources_, options_.run_dir, job.out);
 }
 
@@ -244,7 +250,7 @@ StreamWriter::Options RunJob::ClaimOptions(const Nonce& job) const {
   options.claim.node = self_.node;
   options.claim.reason = fresh_ ? "start" : "resume";
   options.claim.pid = self_.pid;
-  options.claim.numerics = device_.numerics;
+  options.claim.numerics = NumericsOf(devices_);
   return options;
 }
 
@@ -272,9 +278,9 @@ Status RunJob::ClaimJob(std::vector<Record> records) {
 }
 
 Status RunJob::Begin() {
-  self_ = DescribeThisProcess(HostName(), "jobctl", device_.name);
+  self_ = DescribeThisProcess(HostName(), "jobctl", NamesOf(devices_));
   self_.version = HOLDFAST_VERSION;
-  self_.numerics = device_.numerics;
+  self_.numerics = NumericsOf(devices_);
   driver_.set_self(self_);
   const Status made = fs_.MakeDirs(state_.layout().TmpDir(self_.nonce));
   if (!made.ok()) return InvalidArgument("--run-dir " + options_.run_dir + ": cannot write there (" + made.error().message + ")");
@@ -305,7 +311,7 @@ Status RunJob::Begin() {
 void RunJob::ShowPlan(uint64_t checked_ms) {
   const uint64_t begin_ns = clock_.MonotonicNs();
   const PlanSubject subject{.decoder = &decoder_, .plan = &plan_, .job = &state_.job(), .tokens = &state_.tokens(), .done = fresh_ ? nullptr : &state_,
-                            .device = &device_, .threads = threads_, .run_dir = options_.run_dir, .scan_bytes = 0, .checked_ms = checked_ms};
+                            .device = &devices_.front(), .devices = &devices_, .threads = threads_, .run_dir = options_.run_dir, .scan_bytes = 0, .checked_ms = checked_ms};
   planned_ = DescribeRun(subject, resources_);
   AddTimes(fs_, clock_, ProbeCache(fs_, ProbeCache::DefaultDir(), MachineName::This()), subject,
            {.measure = Measure::kIfLong, .version = HOLDFAST_VERSION, .stop = &g_stop}, &planned_);
@@ -335,7 +341,7 @@ Status RunJob::StartMine(Supervisor& node) {
     spec.samples_total = state_.samples_in();
     spec.omitted = state_.OmittedSamples();
     spec.size = {.window = threads_, .threads = threads_};
-    spec.device = device_.name;
+    spec.device = devices_.front().name;
     spec.reason = fresh_ ? "start" : "resume";
     return spec;
   };
@@ -345,7 +351,9 @@ Status RunJob::StartMine(Supervisor& node) {
     const bool again = had != nullptr && had->state == TaskState::kDone && had->spec.omitted != spec.omitted;   // done with other samples
     if (had != nullptr && !again) continue;
     for (const auto& s : resources_.stages) {
-      if (s.plan.stage == plan.stage) spec.size = s.size;
+      if (s.plan.stage != plan.stage) continue;
+      spec.size = s.size;
+      spec.device = s.device;
     }
     HOLDFAST_TRY(node.Start(spec));
   }
@@ -426,15 +434,24 @@ void RunJob::CleanUp() {
   if (!removed.ok()) progress_.Event("note: " + removed.error().message);
 }
 
+// A job that was begun on the CPU goes on there, unless somebody says otherwise.
+Status RunJob::ChooseDevicesFor(bool exists) {
+  const bool of_cpu = exists && options_.resume && options_.device == "auto" && state_.job().numerics.starts_with("cpu");
+  HOLDFAST_ASSIGN(devices_, ChooseDevices(of_cpu ? "cpu" : options_.device));
+  if (!devices_[0].note.empty()) progress_.Event(devices_[0].note);
+  stage_threads_ = ThreadsOfStages(options_, threads_, devices_);
+  return OkStatus();
+}
+
 Result<int> RunJob::Run() {
   const uint64_t begin_ns = clock_.MonotonicNs();
   bool exists = false;
   HOLDFAST_TRY(Fold(&exists));
   if (exists) HOLDFAST_TRY(RefuseWhileOthersWork());
-  HOLDFAST_ASSIGN(device_, ChooseDevice(exists && options_.resume && state_.job().numerics.starts_with("cpu") ? "cpu" : options_.device));
+  HOLDFAST_TRY(ChooseDevicesFor(exists));
   recorded_ = exists;
   if (exists) {
-    HOLDFAST_TRY(CompareWithJob(fs_, options_, state_.job(), device_));
+    HOLDFAST_TRY(CompareWithJob(fs_, options_, state_.job(), devices_));
     if (state_.done() && OutputIsOurs()) return AlreadyDone();
     if (state_.done()) HOLDFAST_TRY(RefuseWithoutPacks());
     HOLDFAST_TRY(PrepareResume());

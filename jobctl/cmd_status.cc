@@ -70,16 +70,17 @@ Json StageOfRun(const RunState& state, const StagePlan& plan) {
   }
   Json claims = Json::array();
   uint64_t restarts = 0, last_wall = 0;
-  std::string node;
+  std::string node, device;
   if (const auto it = state.stages().find(plan.stage); it != state.stages().end()) {
     for (const Claim& c : it->second.claims) {
       claims.push_back({{"epoch", c.epoch}, {"reason", c.reason}, {"node", c.node}, {"pid", c.pid}});
       node = c.node;
+      if (const Incarnation* worker = state.IncarnationOf(c.incarnation)) device = worker->device;
     }
     restarts = it->second.claims.empty() ? 0 : it->second.claims.size() - 1;
     last_wall = it->second.last_wall_ns;
   }
-  return {{"stage", plan.stage.value}, {"first_layer", plan.first_layer}, {"last_layer", plan.last_layer}, {"node", node},
+  return {{"stage", plan.stage.value}, {"first_layer", plan.first_layer}, {"last_layer", plan.last_layer}, {"node", node}, {"device", device},
           {"phase", StageLabel(state, plan, samples, units_done, units.size())}, {"samples_done", samples}, {"samples_total", state.samples_in()},
           {"units_done", units_done}, {"units_total", units.size()}, {"bytes_evicted", bytes}, {"restarts", restarts}, {"claims", claims},
           {"last_commit_wall_ns", last_wall}};
@@ -112,6 +113,8 @@ std::string Render(const Json& d) {
                   s["samples_done"].get<unsigned long long>(), s["samples_total"].get<unsigned long long>(), s["units_done"].get<unsigned long long>(),
                   s["units_total"].get<unsigned long long>(), s["restarts"].get<unsigned long long>());
     out += line;
+    const std::string device = s["device"].get<std::string>();
+    if (device != "" && device != "cpu") out += "  on " + device;
     std::string why;
     for (size_t i = 1; i < s["claims"].size(); ++i) why += (why.empty() ? " (" : ", ") + s["claims"][i]["reason"].get<std::string>();
     out += why.empty() ? "\n" : why + ")\n";

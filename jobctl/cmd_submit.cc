@@ -125,8 +125,7 @@ Result<Prepared> Prepare(RootSession* session, const SubmitOptions& o) {
   HOLDFAST_TRY(CheckOn(session, o));
   HOLDFAST_ASSIGN(const bool taken, session->fs().Exists(o.out));
   if (taken) return Error{ErrorCode::kAlreadyExists, "--out " + o.out + " exists; move it away, or choose another --out"};
-  const Device any{.name = "", .numerics = kAnyNumerics};
-  HOLDFAST_ASSIGN(p.job, PrepareNewJob(session->fs(), ForPreflight(o), any, std::max(1u, std::thread::hardware_concurrency()),
+  HOLDFAST_ASSIGN(p.job, PrepareNewJob(session->fs(), ForPreflight(o), kAnyNumerics, std::max(1u, std::thread::hardware_concurrency()),
                                        o.plan_only ? WeightScan::kLater : WeightScan::kNow));
   p.job.spec.name = o.name;
   std::vector<LayerRange> ranges;
@@ -214,7 +213,7 @@ Status Enqueue(RootSession* session, const SubmitOptions& o, const Prepared& p) 
 Json PlanJson(const JobPlan& plan) {
   Json stages = Json::array();
   for (const PlannedStage& s : plan.stages) {
-    stages.push_back({{"first_layer", s.layers.first}, {"last_layer", s.layers.second}, {"node", s.node}, {"streamed", s.streamed}, {"memory_bytes", s.memory_bytes}});
+    stages.push_back({{"first_layer", s.layers.first}, {"last_layer", s.layers.second}, {"node", NodeOfSeat(s.node)}, {"device", DeviceOfSeat(s.node)}, {"streamed", s.streamed}, {"memory_bytes", s.memory_bytes}});
   }
   return {{"stages", std::move(stages)}, {"bytes_read", plan.bytes_read}, {"bytes_written", plan.bytes_written},
           {"network_bytes", plan.network_bytes}, {"seconds", plan.seconds ? Json(*plan.seconds) : Json(nullptr)}};

@@ -108,6 +108,12 @@ std::optional<uint64_t> PaceOf(RootSession& session, const RunState& state, cons
   return std::nullopt;
 }
 
+// As its latest worker said when it claimed the stage.
+std::string DeviceOf(const RunState& state, const StageState& stage) {
+  const Incarnation* worker = stage.claims.empty() ? nullptr : state.IncarnationOf(stage.claims.back().incarnation);
+  return worker == nullptr ? "" : worker->device;
+}
+
 StageStatus DescribeStage(RootSession& session, const RunState& state, const StagePlan& plan, const std::string& job, const NodesSeen& nodes) {
   StageStatus s;
   s.stage = plan.stage.value;
@@ -122,11 +128,17 @@ StageStatus DescribeStage(RootSession& session, const RunState& state, const Sta
     s.claims.push_back({c.epoch, c.pid, c.reason, c.node});
   }
   if (stage != nullptr) s.last_commit_wall_ns = stage->last_wall_ns;
-  if (!s.claims.empty()) s.node = s.claims.back().node;
+  if (!s.claims.empty()) {
+    s.node = s.claims.back().node;
+    s.device = DeviceOf(state, *stage);
+  }
   if (s.phase == "done") return s;
   if (state.assignment()) {
     for (const Assignment::Entry& e : state.assignment()->stages) {
-      if (e.stage == plan.stage) s.node = e.node, s.note = e.note;
+      if (e.stage != plan.stage) continue;
+      if (s.node != e.node || !e.device.empty()) s.device = e.device;
+      s.node = e.node;
+      s.note = e.note;
     }
   }
   const NodeStatus* node = nodes.Find(s.node);

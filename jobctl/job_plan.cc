@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 
+#include "daemon/node/job_driver.h"
 #include "export/shard/output_plan.h"
 #include "jobctl/options.h"
 
@@ -13,11 +14,7 @@ namespace {
 StageMemory MemoryOf(const JobDemand& demand, const std::vector<NodeView>& nodes) {
   const bool wide = std::any_of(nodes.begin(), nodes.end(), [](const NodeView& n) { return MatmulOf(n.numerics) == MatmulDtype::kF32; });
   const MatmulDtype matmul = wide ? MatmulDtype::kF32 : MatmulDtype::kBf16;
-  const auto memory = [&demand, matmul](uint32_t first, uint32_t last, uint32_t resident) {
-    return PlanMemory(*demand.decoder, *demand.plan, first, last, demand.seq_len, matmul).Total(1, 1, resident);
-  };
-  return {[memory](uint32_t first, uint32_t last) { return memory(first, last, last - first); },
-          [memory](uint32_t first, uint32_t last) { return memory(first, last, 1); }};
+  return LeastMemoryOf(*demand.decoder, *demand.plan, demand.seq_len, matmul);
 }
 
 std::string LayersOf(const LayerRange& r) { return std::to_string(r.first) + "-" + std::to_string(r.second - 1); }
@@ -26,8 +23,11 @@ std::string LayersOf(const LayerRange& r) { return std::to_string(r.first) + "-"
 Status FitsWhereAsked(const std::vector<LayerRange>& ranges, const std::vector<std::string>& on, const std::vector<NodeView>& nodes,
                       const StageMemory& memory) {
   for (size_t i = 0; i < on.size(); ++i) {
-    const auto node = std::find_if(nodes.begin(), nodes.end(), [&](const NodeView& n) { return n.name == on[i]; });
-    if (node == nodes.end()) continue;
+    const NodeView* node = nullptr;            // the largest of its devices
+    for (const NodeView& n : nodes) {
+      if (NodeOfSeat(n.name) == on[i] && (node == nullptr || n.memory_bytes > node->memory_bytes)) node = &n;
+    }
+    if (node == nullptr) continue;
     const uint64_t need = memory.Least(ranges[i].first, ranges[i].second);
     if (need <= node->memory_bytes) continue;
     return InvalidArgument("--on " + on[i] + ": layers " + LayersOf(ranges[i]) + " need at least " + FormatSize(need) + ", " + on[i] + " plans with " +
@@ -88,6 +88,9 @@ NodeView ViewOf(const NodeStatus& node) {
   v.speed = std::max<uint64_t>(1, i.speed);
   v.version = i.version;
   v.numerics = i.numerics;
+  for (const DeviceBeat& d : node.beat ? node.beat->devices : std::vector<DeviceBeat>{}) {
+    v.devices.push_back({d.name, d.numerics, d.memory_bytes, 0, std::max<uint64_t>(1, d.speed)});
+  }
   return v;
 }
 
@@ -100,8 +103,12 @@ double FlopsOf(const DecoderSpec& spec, uint32_t layers, uint64_t tokens) {
 }
 
 Result<JobPlan> PlanJob(const JobDemand& demand, const std::vector<LayerRange>& ranges, const std::vector<std::string>& on,
-                        const std::vector<NodeView>& nodes) {
+                        const std::vector<NodeView>& of_nodes) {
   JobPlan out;
+  std::vector<NodeView> nodes;                 // seats, from here on
+  for (const NodeView& n : of_nodes) {
+    for (NodeView& seat : SeatsOf(n)) nodes.push_back(std::move(seat));
+  }
   const StageMemory memory = MemoryOf(demand, nodes);
   if (nodes.empty()) {
     const std::vector<LayerRange> whole = {{0, demand.plan->layers}};

@@ -17,7 +17,7 @@ namespace holdfast {
 
 struct PlannedStage {
   LayerRange layers;
-  std::string node;                       // "" = whichever comes
+  std::string node;                       // "" = whichever comes; a device of a node that has several is "node/cuda:1"
   uint64_t memory_bytes = 0;              // at least: one sample on one thread
   uint64_t memory_has = 0;                // of the node, 0 = not known
   bool streamed = false;                  // its layers do not fit there all at once

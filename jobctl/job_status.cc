@@ -23,7 +23,7 @@ Json Optional(const std::optional<uint64_t>& value) { return value ? Json(*value
 Json ToJson(const StageStatus& s) {
   Json claims = Json::array();
   for (const ClaimNote& c : s.claims) claims.push_back({{"epoch", c.epoch}, {"reason", c.reason}, {"node", c.node}, {"pid", c.pid}});
-  return {{"stage", s.stage}, {"first_layer", s.first_layer}, {"last_layer", s.last_layer}, {"node", s.node}, {"node_alive", s.node_alive},
+  return {{"stage", s.stage}, {"first_layer", s.first_layer}, {"last_layer", s.last_layer}, {"node", s.node}, {"device", s.device}, {"node_alive", s.node_alive},
           {"note", s.note}, {"phase", s.phase}, {"task", s.task}, {"samples_done", s.samples_done}, {"samples_total", s.samples_total},
           {"units_done", s.units_done}, {"units_total", s.units_total}, {"bytes_evicted", s.bytes_evicted},
           {"restarts", s.claims.empty() ? 0 : s.claims.size() - 1}, {"claims", std::move(claims)}, {"last_death", s.last_death}, {"error", s.error},
@@ -129,10 +129,12 @@ Json ToJson(const NodeStatus& node) {
   const Beat& b = *node.beat;
   Json tasks = Json::array();
   for (const TaskBeat& t : b.tasks) {
-    tasks.push_back({{"job", t.job}, {"stage", t.stage == kMergeTask ? Json("merge") : Json(t.stage)}, {"state", t.state}, {"phase", t.phase},
+    tasks.push_back({{"job", t.job}, {"stage", t.stage == kMergeTask ? Json("merge") : Json(t.stage)}, {"state", t.state}, {"phase", t.phase}, {"device", t.device},
                      {"planned_bytes", t.planned_bytes}, {"rss_bytes", t.rss_bytes}, {"last_death", t.last_death}, {"error", t.error}});
   }
-  doc.update({{"memory_bytes", b.memory_bytes}, {"memory_planned", b.memory_planned}, {"memory_available", b.memory_available},
+  Json devices = Json::array();
+  for (const DeviceBeat& d : b.devices) devices.push_back({{"device", d.name}, {"numerics", d.numerics}, {"memory_bytes", d.memory_bytes}, {"speed_mflops", d.speed}});
+  doc.update({{"devices", std::move(devices)}, {"memory_bytes", b.memory_bytes}, {"memory_planned", b.memory_planned}, {"memory_available", b.memory_available},
               {"rss_bytes", b.rss_bytes}, {"pressure_centi_percent", b.pressure}, {"draining", b.draining}, {"paused", b.paused},
               {"storage_stalled_ms", b.storage_stalled_ms}, {"last_beat_wall_ns", b.wall_ns}, {"coordinates", b.coordinates},
               {"warnings", b.warnings}, {"tasks", std::move(tasks)}});

@@ -27,6 +27,7 @@ struct StageStatus {
   uint16_t stage = 0;
   uint32_t first_layer = 0, last_layer = 0;      // [first, last)
   std::string node, note;                        // of the latest assignment; node "" = waits, the note says for what
+  std::string device;                            // of that node: what its worker says that it computes on, or is to; "" = not known
   std::string phase = "waiting";                 // waiting, start, load, calibrate, evict, seal, done
   std::string task;                              // TaskBeat::state; "" = nobody says
   std::string last_death, error;

@@ -33,11 +33,11 @@ void AddJob(CLI::App* cmd, RunOptions* o) {
 }
 
 CLI::Option* AddHow(CLI::App* cmd, RunOptions* o, std::string* memory) {
-  cmd->add_option("--device", o->device, "auto, cpu, cuda or cuda:N (default auto)");
-  cmd->add_option("--threads", o->threads, "threads of each stage (default: all cores)");
-  cmd->add_option("--memory", *memory, "memory that the workers may plan with, e.g. 24G (default: what is available)");
+  cmd->add_option("--device", o->device, kDeviceHelp);
+  cmd->add_option("--threads", o->threads, "threads of each stage (default: all cores, shared by the devices)");
+  cmd->add_option("--memory", *memory, "memory that the workers may plan with, e.g. 24G; of each device that has its own (default: what is available)");
   auto* layers = cmd->add_option("--shard-layers", o->shard_layers, "layers of each stage, e.g. 14,14,2")->delimiter(',');
-  cmd->add_option("--stages", o->stages, "cut the model into this many stages (default 1)")->excludes(layers);
+  cmd->add_option("--stages", o->stages, "cut the model into this many stages (default: one for each device)")->excludes(layers);
   return layers;
 }
 

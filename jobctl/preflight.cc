@@ -11,6 +11,8 @@
 
 #include "calib/model/numerics.h"
 #include "calib/tokens/calibration_set.h"
+#include "daemon/core/placement.h"
+#include "daemon/node/job_driver.h"
 #include "daemon/node/process.h"
 #include "export/nvfp4/nvfp4.h"
 #include "export/shard/output_plan.h"
@@ -124,7 +126,12 @@ std::string AbsolutePath(const std::string& path) {
   return out.empty() ? "/" : out;
 }
 
-Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const Device& device, uint32_t threads, WeightScan weights) {
+std::string NumericsOf(const std::vector<Device>& devices) {
+  const auto alike = [&](const Device& d) { return d.numerics == devices.front().numerics; };
+  return std::all_of(devices.begin(), devices.end(), alike) ? devices.front().numerics : kAnyNumerics;
+}
+
+Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const std::string& numerics, uint32_t threads, WeightScan weights) {
   NewJob job;
   const std::string config_path = JoinPath(options.source, "config.json");
   const auto config_bytes = fs.ReadFile(config_path, 64u << 20);
@@ -156,7 +163,7 @@ Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const De
   spec.calib = options.calib;
   spec.recipe = options.recipe.value_or("nvfp4");
   spec.architecture = job.decoder.architecture;
-  spec.numerics = device.numerics;
+  spec.numerics = numerics;
   spec.config = std::string(AsText(*config_bytes));
   spec.samples = static_cast<uint32_t>(job.tokens.size());
   spec.samples_requested = options.samples.value_or(0);
@@ -176,7 +183,7 @@ Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const De
   return job;
 }
 
-Status CompareWithJob(FileSystem& fs, const RunOptions& o, const JobSpec& job, const Device& device) {
+Status CompareWithJob(FileSystem& fs, const RunOptions& o, const JobSpec& job, const std::vector<Device>& devices) {
   if (!o.resume) {
     if (o.source != job.source) return Changed("--source", job.source, o.source);
     if (o.out != job.out) return Changed("--out", job.out, o.out);
@@ -202,7 +209,9 @@ Status CompareWithJob(FileSystem& fs, const RunOptions& o, const JobSpec& job, c
                                                      o.calib + " (SHA-256 " + digest.Hex().substr(0, 16) + ")");
     }
   }
-  if (device.numerics != job.numerics && job.numerics != kAnyNumerics) return Changed("--device", job.numerics, device.numerics);
+  for (const Device& device : devices) {
+    if (device.numerics != job.numerics && job.numerics != kAnyNumerics) return Changed("--device", job.numerics, device.numerics + " (" + device.name + ")");
+  }
   return OkStatus();
 }
 
@@ -232,43 +241,138 @@ Status CheckSourceUnchanged(FileSystem& fs, const JobSpec& job, uint32_t threads
   });
 }
 
+Result<DeviceCut> CutForDevices(const RunOptions& options, const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len, const std::vector<Device>& devices,
+                                uint32_t threads) {
+  DeviceCut cut{.ranges = {}, .order = devices};
+  const Device& first = devices.front();
+  const auto alike = [&](const Device& d) {    // what is free of them differs a little
+    return d.numerics == first.numerics && d.total_bytes == first.total_bytes && d.memory_bytes / 8 * 9 >= first.memory_bytes && first.memory_bytes / 8 * 9 >= d.memory_bytes;
+  };
+  const std::vector<uint64_t> memory = ShareMemory(devices, options.memory, MemAvailableBytes());
+  if (std::all_of(devices.begin(), devices.end(), alike)) {
+    HOLDFAST_ASSIGN(cut.ranges, CutStages(plan.layers, {}, std::min<uint32_t>(plan.layers, static_cast<uint32_t>(devices.size()))));
+    return cut;
+  }
+  HOLDFAST_ASSIGN(const std::vector<uint64_t> speeds, MeasureSpeeds(devices, threads));
+  std::vector<NodeView> seats;
+  bool wide = false, gpus = true;
+  for (size_t i = 0; i < devices.size(); ++i) {
+    NodeView& seat = seats.emplace_back();
+    seat.name = devices[i].name;
+    seat.memory_bytes = memory[i];
+    seat.speed = speeds[i];
+    wide = wide || devices[i].matmul == MatmulDtype::kF32;
+    gpus = gpus && !devices[i].is_cpu();
+  }
+  const auto placed = CutAndPlace(plan.layers, seats, LeastMemoryOf(decoder, plan, seq_len, wide ? MatmulDtype::kF32 : MatmulDtype::kBf16, gpus ? Processor::kGpu : Processor::kCpu));
+  if (!placed.ok()) return InvalidArgument("--device " + options.device + ": " + placed.error().message);
+  cut.order.clear();
+  for (const PlacedRange& r : *placed) {
+    cut.ranges.push_back(r.layers);
+    cut.order.push_back(*std::find_if(devices.begin(), devices.end(), [&](const Device& d) { return d.name == r.node; }));
+  }
+  return cut;
+}
+
+Result<std::vector<LayerRange>> CutFor(const RunOptions& options, const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len, uint32_t threads,
+                                       std::vector<Device>* devices) {
+  const bool said = options.stages || !options.shard_layers.empty();
+  if (said || devices->size() == 1) return CutStages(plan.layers, options.shard_layers, options.stages.value_or(1));
+  HOLDFAST_ASSIGN(DeviceCut cut, CutForDevices(options, decoder, plan, seq_len, *devices, threads));
+  *devices = std::move(cut.order);
+  return std::move(cut.ranges);
+}
+
+uint32_t ThreadsOfStages(const RunOptions& options, uint32_t cores, const std::vector<Device>& devices) {
+  return options.threads > 0 ? options.threads : std::max<uint32_t>(1, cores / static_cast<uint32_t>(devices.size()));
+}
+
+namespace {
+
+// Devices that have their memory together, and the stages that work there.
+struct Pool {
+  std::string name;                 // of the device; "" = the machine
+  uint64_t allowed = 0;
+  std::vector<ResourcePlan::Stage*> stages;
+  uint64_t Total(const WorkerSize& size) const {
+    uint64_t sum = name.empty() ? HostOf(size) : 0;   // of a GPU without memory of its own
+    for (const auto* s : stages) sum += s->memory.Total(size.threads, size.window, size.layers, size.cuts);
+    return sum;
+  }
+  uint64_t Beside(const WorkerSize& size) const { return name.empty() ? 0 : HostOf(size); }
+
+ private:
+  uint64_t HostOf(const WorkerSize& size) const {
+    uint64_t sum = 0;
+    for (const auto* s : stages) sum += s->memory.Host(size.threads, size.window, size.cuts);
+    return sum;
+  }
+};
+
+std::vector<Pool> PoolsOf(ResourcePlan* r, const RunOptions& options, const std::vector<Device>& devices) {
+  std::map<std::string, Pool> pools;
+  for (auto& s : r->stages) {
+    const Device& device = *std::find_if(devices.begin(), devices.end(), [&](const Device& d) { return d.name == s.device; });
+    const bool own = device.memory_bytes > 0;
+    Pool& pool = pools[own ? device.name : ""];
+    pool.name = own ? device.name : "";
+    pool.allowed = options.memory.value_or(own ? device.memory_bytes / 100 * kMemoryShare : MemAvailableBytes());
+    pool.stages.push_back(&s);
+  }
+  std::vector<Pool> all;
+  for (auto& [name, pool] : pools) all.push_back(std::move(pool));
+  return all;
+}
+
+// Where nobody said --memory, the machine's may be overdrawn: what others use there may be given back. A device's is not.
+Status CheckFloor(const Pool& pool, const RunOptions& options, const std::vector<Device>& devices) {
+  const uint64_t floor = pool.Total({.window = 1, .threads = 1, .layers = 1});
+  const std::string bytes = FormatSize(floor) + " (" + std::to_string(floor) + " bytes): one sample on one thread through one layer at a time, in " +
+                            std::to_string(pool.stages.size()) + " stage(s)";
+  if (options.memory && floor > *options.memory) {
+    return InvalidArgument("--memory " + FormatSize(*options.memory) + ": this plan needs at least " + bytes + (pool.name.empty() ? "" : " on " + pool.name) + ". Give --memory " +
+                           std::to_string((floor + 999'999) / 1'000'000) + "M or more, or a smaller --seq-len");
+  }
+  const auto device = std::find_if(devices.begin(), devices.end(), [&](const Device& d) { return d.name == pool.name; });
+  if (device == devices.end() || floor <= device->memory_bytes) return OkStatus();
+  const std::string used = device->total_bytes > device->memory_bytes ? " free of " + FormatSize(device->total_bytes) : "";
+  return InvalidArgument("--device " + pool.name + ": it has " + FormatSize(device->memory_bytes) + used + ", this plan needs at least " + bytes +
+                         ". Free some of it (see `nvidia-smi`), take a larger device or --device cpu, or a smaller --seq-len");
+}
+
+}  // namespace
+
 Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec& decoder, const Plan& plan, const JobSpec& job,
-                                   const Device& device, uint32_t threads) {
+                                   const std::vector<Device>& devices, uint32_t threads) {
   ResourcePlan r;
   const bool alone = plan.stages.size() == 1;   // nobody waits for its cuts: it may be streamed
-  uint32_t longest = 1, wanted = 1;
-  for (const StagePlan& s : plan.stages) {
-    r.stages.push_back({.plan = s, .memory = PlanMemory(decoder, plan, s.first_layer, s.last_layer, job.seq_len, device.matmul, ProcessorOf(device.name)), .size = {}});
+  for (size_t i = 0; i < plan.stages.size(); ++i) {
+    const StagePlan& s = plan.stages[i];
+    const Device& device = devices[i % devices.size()];
+    r.stages.push_back({.plan = s, .memory = PlanMemory(decoder, plan, s.first_layer, s.last_layer, job.seq_len, device.matmul, ProcessorOf(device.name)), .size = {}, .device = device.name});
     r.memory_minimum += r.stages.back().memory.Total(1, 1, 1);
-    wanted = std::max(wanted, alone ? r.stages.back().memory.layers_wanted : s.last_layer - s.first_layer);
-    longest = std::max(longest, s.last_layer - s.first_layer);
   }
-  r.memory_allowed = options.memory.value_or(device.memory_bytes > 0 ? device.memory_bytes / 100 * kMemoryShare : MemAvailableBytes());
-  const auto total = [&](const WorkerSize& size) {
-    uint64_t sum = 0;
-    for (const auto& s : r.stages) sum += s.memory.Total(size.threads, size.window, size.layers, size.cuts);
-    return sum;
-  };
-  const auto beside = [&](const WorkerSize& size) {
-    uint64_t sum = 0;
-    for (const auto& s : r.stages) sum += s.memory.Host(size.threads, size.window, size.cuts);
-    return sum;
-  };
-  const uint64_t host = MemAvailableBytes() / 100 * kMemoryShare;
-  const WorkerSize size = LargestThatFits(PreferredSize(threads, wanted, job.samples), longest, alone ? Neighbours::kNone : Neighbours::kSome,
-                                          [&](const WorkerSize& s) { return total(s) <= r.memory_allowed && beside(s) <= host; });
   uint64_t boundaries = r.stages.size() - 1;   // whose cuts lie on disk at once
-  for (auto& s : r.stages) {
-    s.size = size;
-    s.size.layers = std::min(size.layers, s.memory.layers);
-    if (s.streamed()) boundaries += 2;
-  }
-  r.memory_needed = total(size);
-  r.memory_host = beside(size);
-  if (options.memory && r.memory_minimum > *options.memory) {
-    return InvalidArgument("--memory " + FormatSize(*options.memory) + ": this plan needs at least " + FormatSize(r.memory_minimum) + " (" +
-                           std::to_string(r.memory_minimum) + " bytes): one sample on one thread through one layer at a time, in " + std::to_string(plan.stages.size()) +
-                           " stage(s). Give --memory " + std::to_string((r.memory_minimum + 999'999) / 1'000'000) + "M or more, or a smaller --seq-len");
+  std::vector<Pool> pools = PoolsOf(&r, options, devices);
+  const uint64_t host = MemAvailableBytes() / 100 * kMemoryShare / pools.size();
+  for (Pool& pool : pools) {
+    HOLDFAST_TRY(CheckFloor(pool, options, devices));
+    uint32_t longest = 1, wanted = 1;
+    for (const auto* s : pool.stages) {
+      longest = std::max(longest, s->memory.layers);
+      wanted = std::max(wanted, alone ? s->memory.layers_wanted : s->memory.layers);
+    }
+    const WorkerSize size = LargestThatFits(PreferredSize(threads, wanted, job.samples), longest, alone ? Neighbours::kNone : Neighbours::kSome,
+                                            [&](const WorkerSize& s) { return pool.Total(s) <= pool.allowed && pool.Beside(s) <= host; });
+    for (auto* s : pool.stages) {
+      s->size = size;
+      s->size.layers = std::min(size.layers, s->memory.layers);
+      if (s->streamed()) boundaries += 2;
+    }
+    r.memory_needed += pool.Total(size);
+    r.memory_host += pool.Beside(size);
+    r.memory_allowed += pool.allowed;
+    r.tight = r.tight || pool.Total(size) > pool.allowed;
   }
   const OutputPlan output = PlanOutput(plan, job.shard_bytes);
   r.disk_out = output.total_size + (64u << 20);

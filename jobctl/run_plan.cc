@@ -56,13 +56,19 @@ double PassesOf(const PlanSubject& subject, uint32_t first, uint32_t last) {
   return passes;
 }
 
+const Device& DeviceOf(const PlanSubject& subject, const ResourcePlan::Stage& stage) {
+  const auto it = std::find_if(subject.devices->begin(), subject.devices->end(), [&](const Device& d) { return d.name == stage.device; });
+  return it == subject.devices->end() ? *subject.device : *it;
+}
+
 StageWork StageWorkOf(const PlanSubject& subject, const ResourcePlan::Stage& stage, const LayerProbe& layer) {
   const Plan& plan = *subject.plan;
   StageWork w;
-  w.device = subject.device->name;
+  const Device& device = DeviceOf(subject, stage);
+  w.device = device.name;
   w.layer = &layer;
-  w.own_processor = HasOwnMemory(*subject.device);
-  w.rereads = !HasOwnMemory(*subject.device);
+  w.own_processor = HasOwnMemory(device);
+  w.rereads = !HasOwnMemory(device);
   w.layers = stage.plan.last_layer - stage.plan.first_layer;
   w.group = GroupOf(stage);
   w.room_for_two = 2 * w.group <= stage.size.layers;
@@ -185,13 +191,13 @@ RunPlan DescribeRun(const PlanSubject& subject, const ResourcePlan& resources) {
   RunPlan p;
   p.resources = resources;
   p.rest = subject.done != nullptr;
-  p.json_head = {{"event", "plan"}, {"samples", job.samples}, {"seq_len", job.seq_len}, {"device", subject.device->name}, {"numerics", subject.device->numerics}};
-  p.about = std::to_string(job.samples) + " samples of up to " + std::to_string(job.seq_len) + " tokens on " + subject.device->name + " (" + subject.device->numerics + ")";
+  p.json_head = {{"event", "plan"}, {"samples", job.samples}, {"seq_len", job.seq_len}, {"device", NamesOf(*subject.devices)}, {"numerics", NumericsOf(*subject.devices)}};
+  p.about = std::to_string(job.samples) + " samples of up to " + std::to_string(job.seq_len) + " tokens on " + NamesOf(*subject.devices) + " (" + NumericsOf(*subject.devices) + ")";
   const uint64_t output = PlanOutput(*subject.plan, job.shard_bytes).total_size;
   const LayerProbe nothing;
   uint64_t cuts = 0;
   for (const auto& s : resources.stages) {
-    p.memory.push_back(PartsOf(s, *subject.device));
+    p.memory.push_back(PartsOf(s, DeviceOf(subject, s)));
     const StageWork w = StageWorkOf(subject, s, nothing);
     if (w.passes > 0) cuts += w.cut_bytes * ((w.layers + w.group - 1) / w.group - 1);
     if (w.passes > 0 && s.plan.last_layer != subject.plan->layers) cuts += w.cut_bytes;
@@ -254,7 +260,7 @@ std::vector<std::string> RenderRunPlan(const RunPlan& plan) {
   std::vector<std::string> lines;
   for (const auto& s : r.stages) {
     const MemoryParts& m = plan.memory[&s - r.stages.data()];
-    lines.push_back("stage " + std::to_string(s.plan.stage.value) + ": layers " + Layers(s.plan) + (s.streamed() ? ", streamed " + std::to_string(GroupOf(s)) + " at a time" : ", resident") +
+    lines.push_back("stage " + std::to_string(s.plan.stage.value) + ": layers " + Layers(s.plan) + (s.device == "cpu" || r.stages.size() == 1 ? "" : " on " + s.device) + (s.streamed() ? ", streamed " + std::to_string(GroupOf(s)) + " at a time" : ", resident") +
                     ", " + std::to_string(s.size.threads) + " threads, " + std::to_string(s.size.window) + " samples in flight, at most " +
                     (m.device_bytes > 0 ? FormatSize(m.device_bytes) + " of the device and " + FormatSize(m.host_bytes) + " of the host" : FormatSize(m.host_bytes)));
   }
@@ -264,7 +270,7 @@ std::vector<std::string> RenderRunPlan(const RunPlan& plan) {
   lines.push_back("bytes: " + FormatSize(plan.bytes_read) + " to read, " + FormatSize(plan.bytes_written) + " to write, " + FormatSize(plan.network_bytes) + " between nodes");
   lines.push_back(plan.times ? RenderTimes(plan) : plan.times_note);
   for (const std::string& note : plan.notes) lines.push_back("note: " + note);
-  if (r.memory_needed > r.memory_allowed) lines.push_back("warning: less memory is available than planned; workers may be killed and restarted smaller");
+  if (r.tight) lines.push_back("warning: less memory is available than planned; workers may be killed and restarted smaller");
   return lines;
 }
 
@@ -279,7 +285,7 @@ Json RunPlanJson(const RunPlan& plan) {
   Json stages = Json::array();
   for (const auto& s : r.stages) {
     stages.push_back({{"stage", s.plan.stage.value}, {"first_layer", s.plan.first_layer}, {"last_layer", s.plan.last_layer}, {"threads", s.size.threads},
-                      {"window", s.size.window}, {"streamed", s.streamed()}, {"layers_at_once", s.size.layers}, {"group_layers", GroupOf(s)},
+                      {"window", s.size.window}, {"device", s.device}, {"streamed", s.streamed()}, {"layers_at_once", s.size.layers}, {"group_layers", GroupOf(s)},
                       {"memory_bytes", s.memory_bytes()}, {"host_bytes", plan.memory[&s - r.stages.data()].host_bytes},
                       {"device_bytes", plan.memory[&s - r.stages.data()].device_bytes}});
   }

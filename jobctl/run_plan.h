@@ -23,7 +23,8 @@ struct PlanSubject {
   const JobSpec* job = nullptr;
   const std::vector<std::vector<int32_t>>* tokens = nullptr;   // by sample
   const RunState* done = nullptr;    // of a job that was begun before; null: nothing is done
-  const Device* device = nullptr;
+  const Device* device = nullptr;    // the first of `devices`, whose measure stands for all
+  const std::vector<Device>* devices = nullptr;
   uint32_t threads = 1;
   std::string run_dir;
   uint64_t scan_bytes = 0;           // of the source, that the check will read; 0: it is over

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <ctime>
 
+#include "daemon/core/cluster.h"
 #include "jobctl/options.h"
 #include "jobctl/report.h"
 #include "ledger/base/printable.h"
@@ -74,7 +75,7 @@ std::string Restarts(const StageStatus& s) {
 }
 
 std::string StageLine(const StageStatus& s, Colours colours) {
-  std::string line = "    stage " + Pad(std::to_string(s.stage), 3) + " layers " + Pad(Layers(s), 8) + " " + Pad(s.node.empty() ? "no node" : s.node, 10) + " " +
+  std::string line = "    stage " + Pad(std::to_string(s.stage), 3) + " layers " + Pad(Layers(s), 8) + " " + Pad(s.node.empty() ? "no node" : SeatName(s.node, s.device == "cpu" ? "" : s.device), 10) + " " +
                      Pad(s.phase, 10) + "samples " + std::to_string(s.samples_done) + "/" + std::to_string(s.samples_total) + ", layers evicted " +
                      std::to_string(s.units_done) + "/" + std::to_string(s.units_total) + Restarts(s);
   if (s.eta_seconds && *s.eta_seconds > 0) line += ", about " + FormatDuration(*s.eta_seconds) + " left";
@@ -162,11 +163,15 @@ std::string NodeBlock(const NodeStatus& n, uint64_t now_wall_ns, Colours colours
   out += "    memory " + FormatSize(n.beat && n.life == NodeLife::kAlive ? n.beat->memory_planned : 0) + " planned of " + FormatSize(memory);
   if (n.beat && n.life == NodeLife::kAlive) out += ", " + FormatSize(n.beat->memory_available) + " available";
   out += ", life " + std::to_string(n.known.lives) + "\n";
+  for (const DeviceBeat& d : n.beat ? n.beat->devices : std::vector<DeviceBeat>{}) {
+    out += "    device " + Pad(d.name, 7) + " " + FormatSize(d.memory_bytes) + ", " + std::to_string(d.speed / 1000) + " GFLOP/s" +
+           (d.numerics == i.numerics ? "" : ", " + d.numerics) + "\n";
+  }
   if (!n.beat || n.life != NodeLife::kAlive) return out;
   if (n.beat->paused) out += "    paused: memory is short (pressure " + std::to_string(n.beat->pressure / 100) + " %)\n";
   if (n.beat->storage_stalled_ms > 0) out += "    the shared directory has not answered it for " + FormatDuration(n.beat->storage_stalled_ms / 1000) + "\n";
   for (const TaskBeat& t : n.beat->tasks) {
-    out += "    job " + t.job + (t.stage == kMergeTask ? " merge" : " stage " + std::to_string(t.stage)) + ": " + t.state + (t.phase.empty() ? "" : ", " + t.phase) +
+    out += "    job " + t.job + (t.stage == kMergeTask ? " merge" : " stage " + std::to_string(t.stage)) + (t.device.empty() ? "" : " on " + t.device) + ": " + t.state + (t.phase.empty() ? "" : ", " + t.phase) +
            ", " + FormatSize(t.rss_bytes) + " of " + FormatSize(t.planned_bytes) + (t.last_death.empty() ? "" : ", last died of: " + t.last_death) +
            (t.error.empty() ? "" : ", " + t.error) + "\n";
   }

@@ -9,8 +9,8 @@
 #include <mutex>
 #include <thread>
 
-#include "calib/runner/device_session.h"
 #include "calib/model/device_probe.h"
+#include "calib/runner/device_session.h"
 #include "calib/runner/kernels.h"
 #include "export/nvfp4/nvfp4.h"
 

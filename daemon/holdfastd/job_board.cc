@@ -21,7 +21,16 @@ TaskView ViewOf(const TaskBeat& t) {
   v.state = t.state;
   v.error_code = t.error_code;
   v.error = t.error;
+  v.device = t.device;
   return v;
+}
+
+// What a task of another job takes, of its node and of its device.
+void AddElsewhere(const TaskBeat& t, NodeView* node) {
+  node->memory_elsewhere += t.planned_bytes;
+  for (DeviceView& d : node->devices) {
+    if (d.name == t.device) d.memory_elsewhere += t.planned_bytes;
+  }
 }
 
 }  // namespace
@@ -38,6 +47,7 @@ NodeView ViewOf(const Beat& b) {
   v.speed = std::max<uint64_t>(1, b.speed);
   v.version = b.version;
   v.numerics = b.numerics;
+  for (const DeviceBeat& d : b.devices) v.devices.push_back({d.name, d.numerics, d.memory_bytes, 0, std::max<uint64_t>(1, d.speed)});
   return v;
 }
 
@@ -139,7 +149,7 @@ std::vector<NodeView> JobBoard::NodesFor(const Job& job) const {
     NodeView v = ViewOf(*b);
     v.draining |= queue_.drained().contains(b->node);
     for (const TaskBeat& t : b->tasks) {
-      if (t.job != job.submit.job) v.memory_elsewhere += t.planned_bytes;
+      if (t.job != job.submit.job) AddElsewhere(t, &v);
       else if (!early || t.state == "running") v.tasks.push_back(ViewOf(t));
     }
     views.push_back(std::move(v));

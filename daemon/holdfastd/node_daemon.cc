@@ -47,7 +47,8 @@ class NodeDaemon {
   RootLayout layout_;
   NodeLog log_;
   RootInfo root_;
-  Device device_;
+  std::vector<TaskRunner::Seat> seats_;
+  std::vector<DeviceBeat> devices_;       // as they are announced; empty where there is one
   Incarnation self_;
   std::unique_ptr<ControlLink> link_;
   std::unique_ptr<Membership> others_;
@@ -74,15 +75,21 @@ Status NodeDaemon::OpenRoot() {
 }
 
 Status NodeDaemon::DescribeSelf() {
-  HOLDFAST_ASSIGN(device_, ChooseDevice(options_.device));
-  HOLDFAST_ASSIGN(const DevicePower power, MeasureDevice(device_.name));
-  self_ = DescribeThisProcess(options_.name, "holdfastd", device_.name);
+  HOLDFAST_ASSIGN(const std::vector<Device> devices, ChooseDevices(options_.device));
+  if (!devices[0].note.empty()) log_.Say(devices[0].note);
+  const uint32_t cores = std::max(1u, std::thread::hardware_concurrency());
+  self_ = DescribeThisProcess(options_.name, "holdfastd", NamesOf(devices));
   self_.version = HOLDFAST_VERSION;
-  self_.numerics = device_.numerics;
-  self_.threads = options_.threads > 0 ? options_.threads : std::max(1u, std::thread::hardware_concurrency());
-  self_.speed = power.speed * (power.memory_bytes > 0 ? 1 : self_.threads);   // threads of a CPU compute side by side
-  const uint64_t there = power.memory_bytes > 0 ? power.memory_bytes : MemAvailableBytes();
-  self_.memory_bytes = options_.memory_bytes.value_or(there / 100 * kMemoryShare);
+  self_.numerics = devices[0].numerics;
+  self_.threads = options_.threads > 0 ? options_.threads : std::max<uint32_t>(1, cores / static_cast<uint32_t>(devices.size()));
+  HOLDFAST_ASSIGN(const std::vector<uint64_t> speeds, MeasureSpeeds(devices, static_cast<uint32_t>(self_.threads)));
+  const std::vector<uint64_t> memory = ShareMemory(devices, options_.memory_bytes, MemAvailableBytes());
+  for (size_t i = 0; i < devices.size(); ++i) {
+    self_.speed += speeds[i];
+    self_.memory_bytes += memory[i];
+    seats_.push_back({devices[i], memory[i]});
+    if (devices.size() > 1) devices_.push_back({devices[i].name, devices[i].numerics, memory[i], speeds[i]});
+  }
   return OkStatus();
 }
 
@@ -134,14 +141,14 @@ Status NodeDaemon::Begin() {
   s.on_event = [this](const Task& task, const std::string& text) { log_.Say(BaseName(task.spec.key.run_dir), text); };
   HOLDFAST_ASSIGN(supervisor_, Supervisor::Make(clock_, s));
   tasks_ = std::make_unique<TaskRunner>(fs(), clock_, *supervisor_, log_,
-                                        TaskRunner::Options{device_, static_cast<uint32_t>(self_.threads), self_.memory_bytes, options_.name});
+                                        TaskRunner::Options{seats_, static_cast<uint32_t>(self_.threads), options_.name});
   JobBoard::Options b;
   b.policy.suspect_ns = options_.suspect_s * 1'000'000'000;
   b.policy.tenure_ns = std::min<uint64_t>(b.policy.tenure_ns, b.policy.suspect_ns / 2);
   b.policy.version = HOLDFAST_VERSION;
   b.notify = options_.notify;
   board_ = std::make_unique<JobBoard>(fs(), clock_, layout_, root_.uuid, *others_, log_, b);
-  log_.Say("holdfastd " HOLDFAST_VERSION " on " + self_.hostname + " joined " + layout_.root() + " as " + options_.name + ": " + device_.name + " (" + device_.numerics +
+  log_.Say("holdfastd " HOLDFAST_VERSION " on " + self_.hostname + " joined " + layout_.root() + " as " + options_.name + ": " + self_.device + " (" + self_.numerics +
            "), " + FormatSize(self_.memory_bytes) + ", " + std::to_string(self_.threads) + " threads" +
            (link_ ? ", listens at " + self_.endpoint + (keys_dir_.empty() ? "" : " with CURVE") : ", no ZeroMQ"));
   Speak();
@@ -151,6 +158,7 @@ Status NodeDaemon::Begin() {
 void NodeDaemon::Speak() {
   Beat beat;
   tasks_->Fill(&beat);
+  beat.devices = devices_;
   beat.draining = draining_;
   beat.rss_bytes = RssBytes(::getpid()).value_or(0);
   beat.coordinates = board_->Coordinates();

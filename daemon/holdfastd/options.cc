@@ -5,6 +5,7 @@
 #include <sstream>
 #include <string>
 
+#include "daemon/node/device.h"
 #include "daemon/node/process.h"
 #include "ledger/base/units.h"
 
@@ -15,9 +16,9 @@ void Declare(CLI::App* app, DaemonOptions* o, std::string* memory) {
   app->add_option("--root", o->root, "directory that the nodes share (also HOLDFAST_ROOT)")->envname("HOLDFAST_ROOT")->required();
   app->add_option("--name", o->name, "this node's name, unique in the root (default: the host's name)");
   app->add_option("--listen", o->listen, "address to listen on, e.g. 10.0.0.2 or 10.0.0.2:7070; off: no ZeroMQ (default 127.0.0.1)");
-  app->add_option("--device", o->device, "auto, cpu, cuda or cuda:N (default auto)");
-  app->add_option("--memory", *memory, "memory that this node's workers may plan with, e.g. 24G (default: what is available)");
-  app->add_option("--threads", o->threads, "threads of each stage (default: all cores)");
+  app->add_option("--device", o->device, kDeviceHelp);
+  app->add_option("--memory", *memory, "memory that this node's workers may plan with, e.g. 24G; of each device that has its own (default: what is available)");
+  app->add_option("--threads", o->threads, "threads of each stage (default: all cores, shared by the devices)");
   app->add_option("--suspect", o->suspect_s, "seconds without a sign of life after which a node's stages go to others (default 120)")->check(CLI::Range(1, 86400));
   app->add_flag("--takeover", o->takeover, "take the name from a daemon that has it: that one is fenced");
   app->add_flag("!--no-notify", o->notify, "do not run the commands of `jobctl submit --notify` on this node");

@@ -64,16 +64,23 @@ void TaskRunner::Fill(Beat* beat) const {
       if (task->state == TaskState::kDone) t.state = "done";
     }
   }
-  beat->memory_planned = Planned();
+  for (const Seat& seat : options_.seats) beat->memory_planned += PlannedOn(seat);
   beat->memory_available = MemAvailableBytes();
   beat->pressure = MemoryPressure();
   beat->paused = paused_;
 }
 
-uint64_t TaskRunner::Planned() const {
+uint64_t TaskRunner::PlannedOn(const Seat& seat) const {
   uint64_t sum = 0;
-  for (const Task* t : supervisor_.tasks()) sum += t->view.pid != 0 ? t->spec.planned_bytes : 0;
+  for (const Task* t : supervisor_.tasks()) sum += t->view.pid != 0 && t->spec.device == seat.device.name ? t->spec.planned_bytes : 0;
   return sum;
+}
+
+// "" is the only one that there is.
+const TaskRunner::Seat* TaskRunner::FindSeat(const std::string& device) const {
+  if (device.empty()) return options_.seats.size() == 1 ? &options_.seats.front() : nullptr;
+  const auto it = std::find_if(options_.seats.begin(), options_.seats.end(), [&](const Seat& s) { return s.device.name == device; });
+  return it == options_.seats.end() || options_.seats.size() == 1 ? nullptr : &*it;
 }
 
 void TaskRunner::Watch() {
@@ -103,13 +110,12 @@ std::vector<TaskRunner::Wish> TaskRunner::WishesOf(const Job& job) {
   std::vector<Wish> wishes;
   const std::string& dir = job.driver->state().layout().root();
   for (const StagePlan& plan : job.driver->StagesOf(options_.node)) {
-    Wish w{&job, {dir, false, plan.stage}, plan, UINT64_MAX};
-    const auto memory = job.driver->Memory(plan.first_layer, plan.last_layer, options_.device);
-    if (memory.ok()) w.minimum_bytes = memory->Total(1, 1, memory->layers);
-    if (memory.ok() && w.minimum_bytes > options_.memory_bytes) w.minimum_bytes = memory->Total(1, 1, 1);   // streamed; else it waits for its turn
+    Wish w{&job, {dir, false, plan.stage}, plan, UINT64_MAX, FindSeat(job.driver->DeviceOf(plan.stage))};
+    const auto memory = w.seat ? job.driver->LeastMemory(w.seat->device) : Result<StageMemory>(Error{});
+    if (memory.ok()) w.minimum_bytes = memory->Within(w.seat->memory_bytes, plan.first_layer, plan.last_layer);
     wishes.push_back(std::move(w));
   }
-  if (job.driver->MergeOf(options_.node)) wishes.push_back({&job, {dir, true, {}}, {}, 0});   // beside whatever runs: it is small
+  if (job.driver->MergeOf(options_.node)) wishes.push_back({&job, {dir, true, {}}, {}, 0, &options_.seats.front()});   // beside whatever runs: it is small
   return wishes;
 }
 
@@ -117,7 +123,7 @@ std::vector<TaskRunner::Wish> TaskRunner::WishesOf(const Job& job) {
 void TaskRunner::StopOthers(const std::vector<Wish>& wanted) {
   std::vector<TaskKey> gone;
   for (const Task* t : supervisor_.tasks()) {
-    const bool keep = std::any_of(wanted.begin(), wanted.end(), [&](const Wish& w) { return w.key == t->spec.key; });
+    const bool keep = std::any_of(wanted.begin(), wanted.end(), [&](const Wish& w) { return w.key == t->spec.key && w.seat->device.name == t->spec.device; });
     if (keep) continue;
     if (t->view.pid == 0) {
       if (t->state == TaskState::kFenced && t->error) {   // it was given away while this node was out of reach
@@ -150,6 +156,7 @@ void TaskRunner::Learn(const std::vector<Wish>& wanted) {
     }
     const Task* t = supervisor_.Find(w.key);
     if (t == nullptr || t->state == TaskState::kRunning || t->state == TaskState::kDone || t->state == TaskState::kStopped) continue;
+    if (w.seat == nullptr || t->spec.device != w.seat->device.name) continue;   // on the device that it was taken from
     Setback s{.state = "failed", .error_code = t->error ? ErrorCodeName(t->error->code) : "", .error = t->error ? t->error->message : "",
               .until_ns = UINT64_MAX, .assignment = assignment, .retries = w.job->retries};
     if (t->state == TaskState::kFenced) s.state = "fenced", s.until_ns = now + kFencedRetryNs;
@@ -163,11 +170,14 @@ void TaskRunner::Learn(const std::vector<Wish>& wanted) {
   }
 }
 
-WorkerSize TaskRunner::SizeFor(const MemoryPlan& memory, uint32_t samples, uint64_t room, Neighbours neighbours) const {
-  const uint64_t host = MemAvailableBytes() / 100 * kMemoryShare;
+// What lies in the host's memory beside a GPU's: an equal part of what is free there now. Of a GPU that has none of its own it lies in the same.
+WorkerSize TaskRunner::SizeFor(const MemoryPlan& memory, const Seat& seat, uint32_t samples, uint64_t room, Neighbours neighbours) const {
+  const bool own = seat.device.memory_bytes > 0;
+  const uint64_t host = MemAvailableBytes() / 100 * kMemoryShare / options_.seats.size();
   const uint32_t layers = neighbours == Neighbours::kNone ? memory.layers_wanted : memory.layers;
   return LargestThatFits(PreferredSize(options_.threads, layers, samples), memory.layers, neighbours, [&](const WorkerSize& s) {
-    return memory.Total(s.threads, s.window, s.layers, s.cuts) <= room && memory.Host(s.threads, s.window, s.cuts) <= host;
+    const uint64_t total = memory.Total(s.threads, s.window, s.layers, s.cuts), beside = memory.Host(s.threads, s.window, s.cuts);
+    return own ? total <= room && beside <= host : total + beside <= room;
   });
 }
 
@@ -177,19 +187,20 @@ void TaskRunner::Launch(const Wish& w, uint64_t reserve) {
   TaskSpec spec;
   spec.key = w.key;
   spec.plan = w.plan;
-  spec.device = options_.device.name;
+  const Device& device = w.seat->device;
+  spec.device = device.name;
   spec.samples_total = state.samples_in();
   spec.omitted = state.OmittedSamples();
   spec.log = log_.PathOf(w.job->id);
   spec.reason = "start";
-  const uint64_t planned = Planned(), room = options_.memory_bytes > planned ? options_.memory_bytes - planned : 0;
+  const uint64_t planned = PlannedOn(*w.seat), room = w.seat->memory_bytes - std::min(w.seat->memory_bytes, planned);
   if (w.key.merge) {
     spec.size = {.window = 1, .threads = options_.threads};
     spec.planned_bytes = kMergeBytes;
   } else {
-    const auto memory = w.job->driver->Memory(w.plan.first_layer, w.plan.last_layer, options_.device);
+    const auto memory = w.job->driver->Memory(w.plan.first_layer, w.plan.last_layer, device);
     if (!memory.ok() || w.minimum_bytes > room) return;   // its neighbours are being made smaller, see Reconcile
-    spec.size = SizeFor(*memory, state.samples_in(), room - std::min(room, reserve), state.plan().stages.size() > 1 ? Neighbours::kSome : Neighbours::kNone);
+    spec.size = SizeFor(*memory, *w.seat, state.samples_in(), room - std::min(room, reserve), state.plan().stages.size() > 1 ? Neighbours::kSome : Neighbours::kNone);
     spec.planned_bytes = memory->Total(spec.size.threads, spec.size.window, spec.size.layers, spec.size.cuts);
     spec.samples_done = w.job->driver->SamplesDone(w.plan);
     const auto known = state.stages().find(w.plan.stage);
@@ -203,7 +214,8 @@ void TaskRunner::Launch(const Wish& w, uint64_t reserve) {
   job_ids_[w.key] = w.job->id;
   const uint32_t layers = w.plan.last_layer - w.plan.first_layer;
   const std::string streamed = w.key.merge || spec.size.layers >= layers ? "" : "streamed " + std::to_string(GroupLayers(spec.size.layers, layers, GroupsAtOnceMax(ProcessorOf(spec.device))).layers) + " at a time, ";
-  log_.Say(w.job->id, What(w.plan, w.key.merge) + ": started (" + streamed + std::to_string(spec.size.threads) + " threads, " + std::to_string(spec.size.window) +
+  const std::string on = w.key.merge || options_.seats.size() == 1 ? "" : " on " + device.name;
+  log_.Say(w.job->id, What(w.plan, w.key.merge) + ": started" + on + " (" + streamed + std::to_string(spec.size.threads) + " threads, " + std::to_string(spec.size.window) +
                           " samples in flight, plans with " + FormatSize(spec.planned_bytes) + ")");
 }
 
@@ -214,12 +226,13 @@ void TaskRunner::Reconcile(const std::vector<Job>& jobs, bool intake) {
   }
   Learn(wishes);
   beats_.clear();
-  uint64_t room = options_.memory_bytes;
+  std::map<const Seat*, uint64_t> room;
+  for (const Seat& seat : options_.seats) room[&seat] = seat.memory_bytes;
   for (const Job& job : jobs) {
-    std::vector<LocalStage> local;
+    std::map<const Seat*, std::vector<LocalStage>> local;
     std::string objection;
     for (const Wish& w : wishes) {
-      if (w.job->id != job.id || setbacks_.contains(w.key)) continue;
+      if (w.job->id != job.id || setbacks_.contains(w.key) || w.seat == nullptr) continue;
       if (!w.key.merge && objection.empty() && supervisor_.Find(w.key) == nullptr) objection = Objection(job);
       if (!objection.empty()) {
         log_.Say(job.id, objection);
@@ -227,13 +240,14 @@ void TaskRunner::Reconcile(const std::vector<Job>& jobs, bool intake) {
       } else if (w.key.merge) {
         chosen.push_back(w);
       } else {
-        local.push_back({w.plan.stage, w.plan.first_layer, w.minimum_bytes});
+        local[w.seat].push_back({w.plan.stage, w.plan.first_layer, w.minimum_bytes});
       }
     }
-    for (const StageId stage : ChooseRunning(local, room)) {
+    for (const auto& [seat, stages] : local) {
+      const std::vector<StageId> now = ChooseRunning(stages, room[seat]);
       for (const Wish& w : wishes) {
-        if (w.job->id != job.id || w.key.merge || w.plan.stage != stage) continue;
-        room -= std::min(room, w.minimum_bytes);
+        if (w.job->id != job.id || w.key.merge || std::find(now.begin(), now.end(), w.plan.stage) == now.end()) continue;
+        room[seat] -= std::min(room[seat], w.minimum_bytes);
         chosen.push_back(w);
       }
     }
@@ -249,18 +263,19 @@ void TaskRunner::Reconcile(const std::vector<Job>& jobs, bool intake) {
     uint64_t reserve = 0;
     for (const Wish& other : chosen) {
       const Task* o = supervisor_.Find(other.key);
-      if (other.key != w.key && (o == nullptr || o->state == TaskState::kStopped)) reserve += other.minimum_bytes;
+      if (other.key != w.key && other.seat == w.seat && (o == nullptr || o->state == TaskState::kStopped)) reserve += other.minimum_bytes;
     }
     Launch(w, reserve);
     t = supervisor_.Find(w.key);
-    if (t == nullptr || t->view.pid == 0) ShrinkNeighbour();
+    if (t == nullptr || t->view.pid == 0) ShrinkNeighbour(*w.seat);
   }
 }
 
 // All chosen tasks fit at their smallest, so if one finds no room a neighbour is larger than it has to be: that one starts anew, smaller.
-void TaskRunner::ShrinkNeighbour() {
+void TaskRunner::ShrinkNeighbour(const Seat& seat) {
   const Task* largest = nullptr;
   for (const Task* t : supervisor_.tasks()) {
+    if (t->spec.device != seat.device.name) continue;
     if (t->stopping) return;   // under way already
     const bool stage = t->view.pid != 0 && !t->spec.key.merge && (t->view.size.window > 1 || t->view.size.threads > 1);
     if (stage && (largest == nullptr || t->spec.planned_bytes > largest->spec.planned_bytes)) largest = t;
@@ -274,6 +289,7 @@ TaskBeat TaskRunner::BeatOf(const Wish& w) const {
   t.stage = w.key.merge ? kMergeTask : w.plan.stage.value;
   t.state = "waiting";
   t.samples_total = w.job->driver->state().samples_in();
+  if (options_.seats.size() > 1 && !w.key.merge) t.device = w.seat ? w.seat->device.name : w.job->driver->DeviceOf(w.plan.stage);
   if (const auto it = setbacks_.find(w.key); it != setbacks_.end()) {
     t.state = it->second.state;
     t.error_code = it->second.error_code;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The tasks of this node: what the assignments give it, in order of jobs and layers, as much as its memory holds at a time.
+// The tasks of this node: what the assignments give it, in order of jobs and layers, as much as each of its devices holds at a time.
 #pragma once
 
 #include <map>
@@ -20,10 +20,13 @@ namespace holdfast {
 
 class TaskRunner {
  public:
-  struct Options {
+  struct Seat {
     Device device;
-    uint32_t threads = 1;
-    uint64_t memory_bytes = 0;       // what all tasks together may plan with
+    uint64_t memory_bytes = 0;       // what all tasks on it together may plan with
+  };
+  struct Options {
+    std::vector<Seat> seats;         // at least one. Of several, an assignment names the device; tasks on different ones run at the same time
+    uint32_t threads = 1;            // of each stage
     std::string node;
   };
   TaskRunner(FileSystem& fs, const Clock& clock, Supervisor& supervisor, const NodeLog& log, Options options)
@@ -46,6 +49,7 @@ class TaskRunner {
     TaskKey key;
     StagePlan plan;
     uint64_t minimum_bytes = 0;
+    const Seat* seat = nullptr;      // null: on a device that this life of the node does not have; it waits for a better assignment
   };
   struct Setback {                   // why a task is not running although it should
     std::string state, error_code, error;
@@ -57,9 +61,10 @@ class TaskRunner {
   void StopOthers(const std::vector<Wish>& wanted);
   void Learn(const std::vector<Wish>& wanted);       // from tasks that ended
   void Launch(const Wish& wish, uint64_t reserve);
-  void ShrinkNeighbour();
-  WorkerSize SizeFor(const MemoryPlan& memory, uint32_t samples, uint64_t room, Neighbours neighbours) const;
-  uint64_t Planned() const;
+  void ShrinkNeighbour(const Seat& seat);
+  const Seat* FindSeat(const std::string& device) const;
+  WorkerSize SizeFor(const MemoryPlan& memory, const Seat& seat, uint32_t samples, uint64_t room, Neighbours neighbours) const;
+  uint64_t PlannedOn(const Seat& seat) const;
   TaskBeat BeatOf(const Wish& wish) const;
 
   FileSystem& fs_;

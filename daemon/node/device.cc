@@ -141,6 +141,17 @@ std::string NamesOf(const std::vector<Device>& devices) {
   return Joined(names);
 }
 
+std::vector<uint64_t> ShareMemory(const std::vector<Device>& devices, std::optional<uint64_t> said, uint64_t available) {
+  const auto in_machine = static_cast<uint64_t>(std::count_if(devices.begin(), devices.end(), [](const Device& d) { return d.memory_bytes == 0; }));
+  std::vector<uint64_t> shares;
+  for (const Device& d : devices) {
+    const bool own = d.memory_bytes > 0;
+    const uint64_t most = said.value_or((own ? d.memory_bytes : available) / 100 * kMemoryShare);
+    shares.push_back(own ? most : most / in_machine);
+  }
+  return shares;
+}
+
 Result<std::vector<uint64_t>> MeasureSpeeds(const std::vector<Device>& devices, uint32_t threads) {
   std::map<std::string, std::future<Result<Json>>> asked;   // several that are the CPU are measured once
   std::map<std::string, uint64_t> speeds;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,10 @@ Result<Device> ChooseDevice(const std::string& wanted);   // where one is meant
 std::string NamesOf(const std::vector<Device>& devices);  // "cuda:0,cuda:1"
 
 inline constexpr uint64_t kMemoryShare = 95;   // percent of memory that workers may plan with where nobody says how much
+
+// What each may be given to plan with. `said` (--memory) is for each device with memory of its own, and for the machine; the machine's (that, or kMemoryShare
+// of what is `available`) is shared in equal parts by the devices that live in it.
+std::vector<uint64_t> ShareMemory(const std::vector<Device>& devices, std::optional<uint64_t> said, uint64_t available);
 
 // MFLOP/s of a bf16 matmul, of each device as a whole: a CPU's `threads` compute side by side. All measured at the same time, for a fraction of a second.
 Result<std::vector<uint64_t>> MeasureSpeeds(const std::vector<Device>& devices, uint32_t threads);

@@ -39,9 +39,9 @@ std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<Lay
   return stages;
 }
 
-StageMemory LeastMemoryOf(const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len, MatmulDtype matmul) {
-  const auto memory = [&decoder, &plan, seq_len, matmul](uint32_t first, uint32_t last, uint32_t resident) {
-    return PlanMemory(decoder, plan, first, last, seq_len, matmul).Total(1, 1, resident);
+StageMemory LeastMemoryOf(const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len, MatmulDtype matmul, Processor processor) {
+  const auto memory = [&decoder, &plan, seq_len, matmul, processor](uint32_t first, uint32_t last, uint32_t resident) {
+    return PlanMemory(decoder, plan, first, last, seq_len, matmul, processor).Total(1, 1, resident);
   };
   return {[memory](uint32_t first, uint32_t last) { return memory(first, last, last - first); },
           [memory](uint32_t first, uint32_t last) { return memory(first, last, 1); }};
@@ -150,9 +150,9 @@ Result<MemoryPlan> JobDriver::Memory(uint32_t first_layer, uint32_t last_layer, 
   return PlanMemory(*decoder_, state_.plan(), first_layer, last_layer, state_.job().seq_len, device.matmul, ProcessorOf(device.name));
 }
 
-Result<StageMemory> JobDriver::LeastMemory(MatmulDtype matmul) {
+Result<StageMemory> JobDriver::LeastMemory(const Device& device) {
   HOLDFAST_TRY(LoadDecoder());
-  return LeastMemoryOf(*decoder_, state_.plan(), state_.job().seq_len, matmul);
+  return LeastMemoryOf(*decoder_, state_.plan(), state_.job().seq_len, device.matmul, ProcessorOf(device.name));
 }
 
 JobView JobDriver::View() {

@@ -52,7 +52,7 @@ class JobDriver {
   uint64_t SamplesDone(const StagePlan& stage) const;
   // Memory of layers [first, last) on this device. The model's description comes from the job record, or from the source.
   Result<MemoryPlan> Memory(uint32_t first_layer, uint32_t last_layer, const Device& device);
-  Result<StageMemory> LeastMemory(MatmulDtype matmul);   // valid as long as this is
+  Result<StageMemory> LeastMemory(const Device& device);   // valid as long as this is
 
   // ---- as coordinator ----
   bool coordinates() const { return writer_ != nullptr; }
@@ -91,7 +91,7 @@ class JobDriver {
 };
 
 // The least memory of the layers of this model, one sample on one thread. `decoder` and `plan` outlive it.
-StageMemory LeastMemoryOf(const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len, MatmulDtype matmul);
+StageMemory LeastMemoryOf(const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len, MatmulDtype matmul, Processor processor = Processor::kCpu);
 
 // Ranges -> stream numbers: a range that an earlier plan had keeps its stream, others get new ones.
 std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<LayerRange>& ranges);

@@ -15,6 +15,7 @@ namespace {
 
 constexpr int kStopTickMs = 50;
 
+bool IsGpu(const Task& t) { return !t.spec.key.merge && t.spec.device.starts_with("cuda"); }
 std::string NameOf(const Task& t) { return t.spec.key.merge ? "merge" : "stage " + std::to_string(t.spec.plan.stage.value); }
 
 struct Child {
@@ -168,8 +169,13 @@ void Supervisor::Impl::Restart(Child* c, const ChildEnd& end, const std::string&
   const RestartLadder::Decision d = c->ladder.OnDeath(cause, progress);
   c->task.view.restarts = c->ladder.restarts();
   c->task.view.out_of_memory = c->ladder.out_of_memory();
-  const std::string death = NameOf(c->task) + " worker died (" + c->task.view.last_death + (said.empty() ? "" : ": " + said) + ")";
-  if (!d.restart) return End(c, TaskState::kGaveUp, Internal(death + "; " + d.advice));
+  const std::string& device = c->task.spec.device;
+  const bool one_of_some = !c->task.spec.key.merge && device != "cpu" && !device.empty();
+  const std::string death = NameOf(c->task) + " worker" + (one_of_some ? " on " + device : "") + " died (" + c->task.view.last_death + (said.empty() ? "" : ": " + said) + ")";
+  if (!d.restart) {
+    const std::string blame = IsGpu(c->task) && !oom ? "; where the device is at fault (`nvidia-smi`, Xid among the kernel's messages), leave " + device + " out of --device" : "";
+    return End(c, TaskState::kGaveUp, Internal(death + "; " + d.advice + blame));
+  }
   std::string how = "restarting";
   if (d.size != before) {
     how += " one step smaller: " + std::to_string(d.size.window) + " samples in flight, " + std::to_string(d.size.threads) + " threads";

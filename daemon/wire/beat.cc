@@ -65,6 +65,9 @@ class Writer {
   }
   void Bool(const char* key, const bool& value) { j_[key] = value; }
   void Text(const char* key, const std::string& value, size_t max) { j_[key] = Clean(value, max); }
+  void OptionalText(const char* key, const std::string& value, size_t max) {
+    if (!value.empty()) Text(key, value, max);
+  }
   void Name(const char* key, const std::string& value) { j_[key] = Clean(value, kNameMax); }
   void Job(const char* key, const std::string& value) { j_[key] = Clean(value, kJobChars); }
   void Key(const char* key, const std::string& value) { j_[key] = value.size() == kKeyChars ? Clean(value, kKeyChars) : ""; }
@@ -94,6 +97,9 @@ class Reader {
   void Text(const char* key, std::string& out, size_t max) {
     out = Take(GetString(j_, key, what_));
     if (out.size() > max || HasControl(out)) Fail(key, "too long or not one line");
+  }
+  void OptionalText(const char* key, std::string& out, size_t max) {
+    if (j_.is_object() && j_.contains(key)) Text(key, out, max);
   }
   void Name(const char* key, std::string& out) {
     Text(key, out, kNameMax);
@@ -171,6 +177,15 @@ void TaskFields(Coder& c, T& t) {
   c.Text("last_death", t.last_death, kNameMax);
   c.Text("error_code", t.error_code, kWordMax);
   c.Text("error", t.error, kErrorMax);
+  c.OptionalText("device", t.device, kWordMax);
+}
+
+template <class Coder, class D>
+void DeviceFields(Coder& c, D& d) {
+  c.Text("name", d.name, kWordMax);
+  c.Text("numerics", d.numerics, kLineMax);
+  c.Uint("memory_bytes", d.memory_bytes);
+  c.Uint("speed", d.speed);
 }
 
 template <class Coder, class B>
@@ -222,6 +237,13 @@ Json BeatToJson(const Beat& beat) {
     tasks.push_back(task.Take());
   }
   w.json()["tasks"] = std::move(tasks);
+  Json devices = Json::array();
+  for (size_t i = 0; i < std::min(beat.devices.size(), kBeatDevicesMax); ++i) {
+    Writer device;
+    DeviceFields(device, beat.devices[i]);
+    devices.push_back(device.Take());
+  }
+  if (!devices.empty()) w.json()["devices"] = std::move(devices);
   w.json()["v"] = kWireVersion;
   return w.Take();
 }
@@ -247,6 +269,14 @@ Result<Beat> BeatFromJson(const Json& j) {
     Reader task(t, "task of a beat");
     TaskFields(task, b.tasks.emplace_back());
     HOLDFAST_TRY(task.status());
+  }
+  if (!j.contains("devices")) return b;
+  const Json* devices = r.Array("devices", kBeatDevicesMax);
+  HOLDFAST_TRY(r.status());
+  for (const Json& d : *devices) {
+    Reader device(d, "device of a beat");
+    DeviceFields(device, b.devices.emplace_back());
+    HOLDFAST_TRY(device.status());
   }
   return b;
 }

@@ -17,6 +17,7 @@ namespace holdfast {
 inline constexpr size_t kBeatBytesMax = 256u << 10;
 // Bounds of the lists. Encode() keeps them by leaving out (of tasks, those that are done go first), and it shortens strings and puts them
 // on one line; Decode() refuses what does not keep them. So every beat of a real node, with real job ids, decodes.
+inline constexpr size_t kBeatDevicesMax = 64;
 inline constexpr size_t kBeatTasksMax = 96, kBeatJobsMax = 64, kBeatWarningsMax = 16, kBeatsMax = 256;
 
 struct TaskBeat {                   // one stage, or the merge, of one job on this node
@@ -33,6 +34,11 @@ struct TaskBeat {                   // one stage, or the merge, of one job on th
   int64_t pid = 0;
   std::string last_death;           // "out of memory", "signal 9", "exit 1", or empty
   std::string error_code, error;    // of "refused" and "failed"
+  std::string device;               // of a node that has several: where it is to run; else ""
+};
+struct DeviceBeat {                 // one of several devices of a node
+  std::string name, numerics;       // "cuda:1"
+  uint64_t memory_bytes = 0, speed = 0;
 };
 inline constexpr uint16_t kMergeTask = 0xffff;
 
@@ -51,6 +57,7 @@ struct Beat {
   std::vector<std::string> coordinates;   // job ids
   std::vector<std::string> warnings;      // for `jobctl nodes`: "root is not shared with n2", "3 handshakes refused", ...
   std::vector<TaskBeat> tasks;
+  std::vector<DeviceBeat> devices;  // of a node that has several, which then are what memory_bytes and speed add up; empty: one, see `device`
   std::string Encode() const;
   static Result<Beat> Decode(std::string_view text);   // kCorrupt, kUnsupported; survives anything
 };

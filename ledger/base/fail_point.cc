@@ -71,6 +71,8 @@ Status Fire(const std::string& action, std::string_view point) {
   static const std::map<std::string, int> kErrnos = {{"enospc", ENOSPC}, {"edquot", EDQUOT}, {"eio", EIO}, {"estale", ESTALE}};
   if (action == "kill") ::kill(::getpid(), SIGKILL);
   if (action == "pause") ::kill(::getpid(), SIGSTOP);
+  if (action == "oom") return Exhausted("fail-point " + std::string(point) + ": out of memory");
+  if (action == "fault") return Internal("fail-point " + std::string(point) + ": unspecified launch failure");
   const auto error = kErrnos.find(action);
   return error == kErrnos.end() ? OkStatus() : Status(ErrnoError(error->second, "fail-point " + std::string(point)));
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Fail-points, compiled in always: places where a test may end, pause or fail this process.
-//   HOLDFAST_FAIL=<point>[@<subject>][:<n>][=kill|pause|enospc|edquot|eio|estale]      default: every subject, the first hit, kill
+//   HOLDFAST_FAIL=<point>[@<subject>][:<n>][=kill|pause|oom|fault|enospc|edquot|eio|estale]      default: every subject, the first hit, kill
 // e.g. HOLDFAST_FAIL=publish.P4@stage.01:7=kill ends the process at the 7th arrival at P4 on stream stage.01.
 // Several, separated by ';'. HOLDFAST_FAIL holds for a worker's first life; what stands behind a ',' for its second, and so on:
 // "publish.P3@stage.00:4,publish.P5@stage.00:2" kills two lives of one worker. HOLDFAST_FAIL_ALWAYS is for every life.
@@ -18,7 +18,8 @@
 namespace holdfast {
 
 // Announces arrival at `point` ("publish.P4"), working on `subject` (stream or pack name). Usually returns OK at once.
-// kill: SIGKILL to itself. pause: SIGSTOP to itself. An errno: returns that error to the caller.
+// kill: SIGKILL to itself. pause: SIGSTOP to itself. oom, fault: returns what a device without memory, or a broken one, ends in. An errno: returns
+// that error to the caller.
 Status FailPoint(std::string_view point, std::string_view subject = {});
 
 // The value of HOLDFAST_FAIL for a child that had `lives` already; "" = none.

@@ -107,8 +107,9 @@ TEST_F(Load, RefusesWhatDoesNotExist) {
   Open({});
   options_.device = "tpu";
   EXPECT_THAT(Try().error().message, HasSubstr("tpu"));
-  options_.device = "cuda:99";
-  EXPECT_EQ(Try().error().code, ErrorCode::kInvalidArgument);
+  options_.device = "cuda:99";                 // it may have been there when this was begun
+  EXPECT_EQ(Try().error().code, ErrorCode::kInternal);
+  EXPECT_THAT(Try().error().message, HasSubstr("cuda:99"));
   options_.device = "cpu";
   options_.last_layer = 3;
   EXPECT_EQ(Try().error().code, ErrorCode::kInvalidArgument);

@@ -195,7 +195,9 @@ class Cluster:
     # ---- nodes
 
     def node(self, name, *args, start=True, **more):
-        options = ["--device", "cpu", "--suspect", str(self.suspect)]
+        options = ["--suspect", str(self.suspect)]
+        if "--device" not in args:
+            options += ["--device", "cpu"]
         if "--threads" not in args:
             options += ["--threads", "1"]
         if "--memory" not in args:

@@ -5,6 +5,8 @@
   cluster_test.py golden            three nodes, split as asked and split by themselves: the bytes of `jobctl run`
   cluster_test.py kills [N [SEED]]  kill -9 of random workers, daemons, coordinators and jobctl until N are dead
   cluster_test.py points [N [SEED]] N jobs, each with one fault at a fail-point of a daemon or its worker: killed, paused, ENOSPC, EIO, ...
+  cluster_test.py devices           a daemon of two devices works on two stages at a time; workers die, a device breaks, it is started again with one
+  cluster_test.py bad_device        every worker on the devices of one node dies: its stages go to another
   cluster_test.py lost              the tail node is gone for ever: its stage moves
   cluster_test.py streamed          a node dies for ever, and the one that is left is too small for its stage: it streams it
   cluster_test.py back              a lost node returns and works again; a paused one wakes, is fenced and works again
@@ -24,6 +26,7 @@
 HOLDFAST_MODEL and HOLDFAST_TOKENS: a real model and its token lines for `kills`, cut by HOLDFAST_SPLIT (default 14,14,2).
 """
 import collections
+import json
 import os
 import random
 import re
@@ -280,6 +283,63 @@ def back():
         c.assert_same(job, "again")
         assert n3.starts == 2, "being fenced from a stage ended the daemon"
     print("cluster_test back: a lost node came back, a paused one was fenced; both took work again, same bytes")
+
+
+def stage_seats(job):
+    return [f"{s['node']}/{s['device']}" for s in job["stages"]]
+
+
+def devices():
+    """`cpu,cpu`: two devices that are both the CPU."""
+    with Cluster("devices", layers=6, hidden=128, ffn=512, samples=32, length=512) as c:
+        c.golden()
+        n1 = c.node("n1", "--device", "cpu,cpu", "--memory", "4GiB")
+        c.wait_spoken(n1)
+        a = c.submit("a")
+        planned = c.status(a)
+        two = ch.wait_for("a worker on each of its devices", lambda: len(n1.workers()) == 2 and n1.workers(), every=0.02)
+        job = c.job(a)
+        assert stage_seats(job) == ["n1/cpu:0", "n1/cpu:1"], (job["stages"], planned)
+        assert h.kill(two[0])                                    # both, one after the other: each comes back on its device
+        c.wait_progress(a, 8)
+        for worker in n1.workers()[-1:]:
+            h.kill(worker)
+        done = c.wait_job(a)
+        assert stage_seats(done) == ["n1/cpu:0", "n1/cpu:1"], done["stages"]
+        assert sum(s["restarts"] for s in done["stages"]) >= 1, done["stages"]
+        c.assert_same(a, "a")
+        nodes = json.loads(c.jobctl("nodes", "--json").stdout)["nodes"]
+        assert [d["device"] for d in nodes[0]["devices"]] == ["cpu:0", "cpu:1"], nodes
+        assert nodes[0]["memory_bytes"] == 4 << 30 and nodes[0]["devices"][0]["memory_bytes"] == 2 << 30, nodes
+        assert "device cpu:1" in c.jobctl("nodes").stdout, c.jobctl("nodes").stdout
+
+        # A daemon that comes back with one device: what lay on two is placed anew, and ends the same.
+        b = c.submit("b", "--shard-layers", "3,3", "--on", "n1,n1")
+        c.wait_progress(b, 8)
+        assert c.job(b)["state"] == "done" or stage_seats(c.job(b)) == ["n1/cpu:0", "n1/cpu:1"], c.job(b)["stages"]
+        n1.kill()
+        n2 = c.node("n1", "--device", "cpu", "--memory", "4GiB")
+        c.wait_spoken(n2)
+        c.wait_job(b)
+        c.assert_same(b, "b")
+        n2.kill(signal.SIGTERM)
+        n2.end()
+    print("cluster_test devices: two stages at a time in one daemon, the bytes of one device")
+
+
+def bad_device():
+    """Both devices of one node end every worker that computes on them: three deaths each, and another node takes the stages."""
+    with Cluster("bad_device", layers=4, samples=8, length=64) as c:
+        c.golden()
+        n1 = c.node("n1", "--device", "cpu,cpu", "--memory", "4GiB", env={"HOLDFAST_FAIL_ALWAYS": "compute.sample=fault"})
+        c.wait_spoken(n1, c.node("n2"))
+        a = c.submit("a", "--shard-layers", "2,2", "--on", "n1,n1")
+        n1.wait_said(r"worker on cpu:\d died \(exit 1: fail-point compute.sample: unspecified launch failure\)")
+        done = c.wait_job(a)
+        assert set(stage_nodes(done)) == {"n2"}, done["stages"]
+        assert any("n1/cpu:0 gave up" in m["why"] for m in done["moves"]), done["moves"]
+        c.assert_same(a, "a")
+    print("cluster_test bad_device: stages that break their workers on one node end on another, same bytes")
 
 
 def netns():
@@ -677,7 +737,7 @@ def oom():
         raise AssertionError("no limit led to an OOM kill and a finish")
 
 
-MODES = {f.__name__: f for f in (golden, lost, streamed, back, netns, allnodes, queue, renames, twins, drain, zmqoff, refuse, skip, words, nosource, oom)}
+MODES = {f.__name__: f for f in (golden, devices, bad_device, lost, streamed, back, netns, allnodes, queue, renames, twins, drain, zmqoff, refuse, skip, words, nosource, oom)}
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""

@@ -106,7 +106,8 @@ def make_tokens(path, samples=8, length=32, vocab=256, seed=2):
 
 
 def run_args(model, calib, out, *extra):
-    return [JOBCTL, "run", "--source", model, "--calib", calib, "--out", out, "--device", "cpu", *extra]
+    device = [] if "--device" in extra else ["--device", "cpu"]
+    return [JOBCTL, "run", "--source", model, "--calib", calib, "--out", out, *device, *extra]
 
 
 def run(args, env=None, timeout=300, check=None):

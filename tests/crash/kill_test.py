@@ -5,6 +5,7 @@
   kill_test.py random [N [SEED]] N kills at random instants, of a worker or of jobctl, as often as needed to finish
   kill_test.py orphans           workers die with their jobctl
   kill_test.py drain             SIGTERM: exit 75 within 30 s, resumable
+  kill_test.py devices           a run on two devices: without memory for a moment, broken for a moment, broken for good
   kill_test.py poison            one sample ends every worker that computes it: the others are done, it is called by its name
   kill_test.py skip              with --skip-samples such a sample is left out: the result is that of a calibration file without it
   kill_test.py infinite          the same for a sample that overflows
@@ -14,6 +15,7 @@
 import json
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -34,7 +36,7 @@ def random_kills(budget, seed):
         whole = time.time() - started
         while kills < budget:
             name = f"r{runs}"
-            extra = rng.choice([[], STAGES, ["--stages", "2"]])
+            extra = rng.choice([[], STAGES, ["--stages", "2"], ["--device", "cpu,cpu"]])
             for attempt in range(1000):
                 if kills >= budget:
                     last = h.run(w.args(name, *extra))
@@ -89,6 +91,38 @@ def drain():
             w.assert_golden(name)
             w.fsck(name)
     print("kill_test drain: SIGTERM and SIGINT end with 75 and resume to the same bytes")
+
+
+def devices():
+    """`cpu,cpu`: two devices that are both the CPU. oom and fault are what a GPU ends in (DeviceError)."""
+    two = ["--device", "cpu,cpu"]
+    with h.Workspace("devices") as w:
+        w.make_golden()
+        p = h.run(w.args("plain", *two), check=0)
+        assert "stage 0: layers 0-1 on cpu:0" in p.stderr and "stage 1: layers 2-3 on cpu:1" in p.stderr, p.stderr
+        w.assert_golden("plain")
+        stages = json.loads(h.run([h.JOBCTL, "status", w.path("plain") + ".run", "--json"], check=0).stdout)["stages"]
+        assert [s["device"] for s in stages] == ["cpu:0", "cpu:1"], stages
+
+        for point in ("phase.load@stage.01", "compute.sample@2", "compute.sample@5", "evict.tensor", "phase.evict@stage.00"):
+            name = "oom-" + point.replace("@", "-")
+            p = h.run(w.args(name, *two), env={"HOLDFAST_FAIL": point + "=oom"}, check=0)
+            assert "out of memory" in p.stderr and "one step smaller" in p.stderr, f"{point}: {p.stderr[-2000:]}"
+            w.assert_golden(name)
+            stages = json.loads(h.run([h.JOBCTL, "status", w.path(name) + ".run", "--json"], check=0).stdout)["stages"]
+            assert any(c["reason"] == "out_of_memory" for s in stages for c in s["claims"]), stages
+            w.fsck(name)
+            w.drop(name)
+
+        p = h.run(w.args("once", *two), env={"HOLDFAST_FAIL": "compute.sample@1=fault"}, check=0)
+        assert re.search(r"worker on cpu:\d died \(exit 1: .*unspecified launch failure\); restarting", p.stderr), p.stderr
+        w.assert_golden("once")
+        p = h.run(w.args("broken", *two), env={"HOLDFAST_FAIL_ALWAYS": "compute.sample=fault"})
+        assert p.returncode == 1 and "stage 0 worker on cpu:0 died" in p.stderr and "3 times in a row" in p.stderr, f"exit {p.returncode}\n{p.stderr}"
+        h.run([h.JOBCTL, "resume", w.path("broken") + ".run", "--device", "cpu"], check=0)   # elsewhere it works
+        w.assert_golden("broken")
+        w.fsck("broken")
+    print("kill_test devices: two devices, 5 without memory, 2 that broke: the bytes of one device")
 
 
 def poison():
@@ -263,7 +297,7 @@ if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
     if what == "random":
         random_kills(int(sys.argv[2]) if len(sys.argv) > 2 else 12, int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().randrange(1 << 30))
-    elif what in ("orphans", "drain", "poison", "skip", "infinite", "replan", "copy"):
-        {"orphans": orphans, "drain": drain, "poison": poison, "skip": skip, "infinite": infinite, "replan": replan, "copy": copy}[what]()
+    elif what in ("orphans", "drain", "devices", "poison", "skip", "infinite", "replan", "copy"):
+        {"orphans": orphans, "drain": drain, "devices": devices, "poison": poison, "skip": skip, "infinite": infinite, "replan": replan, "copy": copy}[what]()
     else:
         sys.exit(__doc__)

@@ -46,6 +46,14 @@ Beat FullBeat() {
   return b;
 }
 
+Beat BeatOfTwoDevices() {
+  Beat b = FullBeat();
+  b.device = "cuda:0,cuda:1";
+  b.devices = {{"cuda:0", "cuda/bf16/x", 80ull << 30, 900}, {"cuda:1", "cuda/bf16/x", 79ull << 30, 901}};
+  b.tasks[0].device = "cuda:1";
+  return b;
+}
+
 TEST(Beat, RoundTripKeepsEveryField) {
   const Beat b = FullBeat();
   const auto back = Beat::Decode(b.Encode());
@@ -102,6 +110,25 @@ TEST(Beat, OfTooManyTasksTheDoneOnesAreLeftOut) {
   const auto back = Beat::Decode(b.Encode());
   ASSERT_TRUE(back.ok());
   EXPECT_EQ(back->tasks[0].state, "running");
+}
+
+TEST(Beat, SeveralDevicesAreListedAndOneIsNot) {
+  const Beat two = BeatOfTwoDevices();
+  const auto back = Beat::Decode(two.Encode());
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(back->Encode(), two.Encode());
+  ASSERT_EQ(back->devices.size(), 2u);
+  EXPECT_EQ(back->devices[1].name, "cuda:1");
+  EXPECT_EQ(back->devices[1].memory_bytes, 79ull << 30);
+  EXPECT_EQ(back->tasks[0].device, "cuda:1");
+  // What a daemon of before says, and what one of before understands.
+  const std::string one = FullBeat().Encode();
+  EXPECT_EQ(one.find("devices"), std::string::npos);
+  EXPECT_EQ(one.find("\"device\":\"\""), std::string::npos);
+  EXPECT_TRUE(Beat::Decode(one)->devices.empty());
+  Beat many = two;
+  many.devices.resize(kBeatDevicesMax + 10, many.devices[0]);
+  EXPECT_EQ(Beat::Decode(many.Encode())->devices.size(), kBeatDevicesMax);
 }
 
 // Replaces the first `from` in the encoded beat.

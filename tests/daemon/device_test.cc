@@ -154,6 +154,14 @@ TEST(PickDevices, AutoFallsBackToTheCpuAndSaysWhyWhereAGpuWasMeant) {
   EXPECT_EQ((*cpu)[0].note, "");
 }
 
+TEST(ShareMemory, DevicesOfTheMachineShareWhatItHas) {
+  const auto gpus = *Pick("cuda:0,cuda:1", Host(2)), mixed = *Pick("cpu,cuda,cpu", Host(1)), cpu = *Pick("cpu", Host(0));
+  EXPECT_THAT(ShareMemory(gpus, {}, 10 * kGiB), ElementsAre(139 * kGiB / 100 * 95, 139 * kGiB / 100 * 95));
+  EXPECT_THAT(ShareMemory(gpus, 20 * kGiB, 10 * kGiB), ElementsAre(20 * kGiB, 20 * kGiB));
+  EXPECT_THAT(ShareMemory(mixed, 20 * kGiB, 100 * kGiB), ElementsAre(10 * kGiB, 20 * kGiB, 10 * kGiB));
+  EXPECT_THAT(ShareMemory(cpu, {}, 100 * kGiB), ElementsAre(100 * kGiB / 100 * 95));
+}
+
 TEST(DeviceProbe, SurvivesItsJson) {
   DeviceProbe host = Host(2);
   host.devices[0].integrated = true;

@@ -34,7 +34,7 @@ class ResourcesTest : public ::testing::Test {
   Result<ResourcePlan> Plan(std::optional<uint64_t> memory, const Device& device = {"cpu", "cpu/bf16/test", MatmulDtype::kBf16, 0}) const {
     RunOptions options;
     options.memory = memory;
-    return PlanResources(options, decoder_, plan_, job_, device, 2);
+    return PlanResources(options, decoder_, plan_, job_, {device}, 2);
   }
 
   DecoderSpec decoder_;
@@ -88,6 +88,63 @@ TEST_F(ResourcesTest, ADeviceWithMemoryOfItsOwnIsTheLimit) {
   EXPECT_TRUE(r->stages[0].streamed());
   EXPECT_LE(r->memory_needed, gpu.memory_bytes);
   EXPECT_GT(r->memory_host, 0u);
+}
+
+TEST_F(ResourcesTest, ADeviceBelowTheFloorIsRefusedWithTheFloor) {
+  const uint64_t floor = PlanMemory(decoder_, plan_, 0, kLayers, kSeqLen, MatmulDtype::kBf16, Processor::kGpu).Total(1, 1, 1);
+  const Device gpu{.name = "cuda:1", .numerics = "cuda/bf16/test", .matmul = MatmulDtype::kBf16, .memory_bytes = floor - 1, .total_bytes = 2 * floor};
+  const auto r = Plan(std::nullopt, gpu);
+  ASSERT_EQ(r.code(), ErrorCode::kInvalidArgument);
+  EXPECT_NE(r.error().message.find("--device cuda:1"), std::string::npos) << r.error().message;
+  EXPECT_NE(r.error().message.find(std::to_string(floor) + " bytes"), std::string::npos) << r.error().message;
+  EXPECT_NE(r.error().message.find("free of"), std::string::npos) << r.error().message;
+}
+
+TEST_F(ResourcesTest, EachDeviceHasItsOwnMemory) {
+  plan_.stages = {{StageId(0), 0, 4}, {StageId(1), 4, 8}};
+  const uint64_t need = PlanMemory(decoder_, plan_, 0, 4, kSeqLen, MatmulDtype::kBf16, Processor::kGpu).Total(2, 2, 4) / 95 * 100 + 100;
+  const uint64_t least = PlanMemory(decoder_, plan_, 4, 8, kSeqLen, MatmulDtype::kBf16, Processor::kGpu).Total(1, 1, 2) / 95 * 100 + 100;
+  const std::vector<Device> gpus = {{.name = "cuda:0", .numerics = "n", .matmul = MatmulDtype::kBf16, .memory_bytes = need, .total_bytes = need},
+                                    {.name = "cuda:1", .numerics = "n", .matmul = MatmulDtype::kBf16, .memory_bytes = least, .total_bytes = need}};
+  const auto r = PlanResources({}, decoder_, plan_, job_, gpus, 2);
+  ASSERT_TRUE(r.ok()) << r.error().message;
+  EXPECT_EQ(r->stages[0].device, "cuda:0");
+  EXPECT_EQ(r->stages[1].device, "cuda:1");
+  EXPECT_FALSE(r->stages[0].streamed());      // the room that the other lacks is not its loss
+  EXPECT_TRUE(r->stages[1].streamed());
+  EXPECT_FALSE(r->tight);
+}
+
+TEST_F(ResourcesTest, DevicesOfTheMachineShareItsMemory) {
+  plan_.stages = {{StageId(0), 0, 4}, {StageId(1), 4, 8}};
+  const std::vector<Device> cpus = {{.name = "cpu:0", .numerics = "n", .matmul = MatmulDtype::kBf16}, {.name = "cpu:1", .numerics = "n", .matmul = MatmulDtype::kBf16}};
+  RunOptions options;
+  options.memory = PlanMemory(decoder_, plan_, 0, 4, kSeqLen, MatmulDtype::kBf16).Total(2, 2, 4) * 3 / 2;
+  const auto r = PlanResources(options, decoder_, plan_, job_, cpus, 2);
+  ASSERT_TRUE(r.ok()) << r.error().message;
+  EXPECT_LE(r->memory_needed, *options.memory);
+  EXPECT_EQ(r->memory_allowed, *options.memory);
+  EXPECT_EQ(r->stages[0].size, r->stages[1].size);
+}
+
+TEST_F(ResourcesTest, MoreStagesThanDevicesAreSpread) {
+  plan_.stages = {{StageId(0), 0, 3}, {StageId(1), 3, 6}, {StageId(2), 6, 8}};
+  const std::vector<Device> gpus = {{.name = "cuda:0", .numerics = "n", .matmul = MatmulDtype::kBf16, .memory_bytes = uint64_t{64} << 30, .total_bytes = uint64_t{64} << 30},
+                                    {.name = "cuda:1", .numerics = "n", .matmul = MatmulDtype::kBf16, .memory_bytes = uint64_t{64} << 30, .total_bytes = uint64_t{64} << 30}};
+  const auto r = PlanResources({}, decoder_, plan_, job_, gpus, 2);
+  ASSERT_TRUE(r.ok()) << r.error().message;
+  EXPECT_EQ(r->stages[0].device + " " + r->stages[1].device + " " + r->stages[2].device, "cuda:0 cuda:1 cuda:0");
+}
+
+TEST_F(ResourcesTest, AlikeDevicesGetEqualStagesAndUnlikeOnesMakeTheJobAnyNumerics) {
+  std::vector<Device> gpus = {{.name = "cuda:0", .numerics = "n", .matmul = MatmulDtype::kBf16, .memory_bytes = 1000, .total_bytes = 1100},
+                              {.name = "cuda:1", .numerics = "n", .matmul = MatmulDtype::kBf16, .memory_bytes = 990, .total_bytes = 1100}};
+  const auto cut = CutForDevices({}, decoder_, plan_, kSeqLen, gpus, 2);
+  ASSERT_TRUE(cut.ok()) << cut.error().message;
+  EXPECT_EQ(cut->ranges, (std::vector<LayerRange>{{0, 4}, {4, 8}}));
+  EXPECT_EQ(NumericsOf(gpus), "n");
+  gpus[1].numerics = "m";
+  EXPECT_EQ(NumericsOf(gpus), kAnyNumerics);
 }
 
 }  // namespace

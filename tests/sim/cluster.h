@@ -61,6 +61,7 @@ enum class TaskState : uint8_t { kRunning, kDone, kRefused, kGaveUp, kFenced, kN
 struct SimTask {
   bool merge = false;
   StagePlan plan;
+  std::string device;             // of a node that has several
   std::string reason = "start";
   std::shared_ptr<Process> process;
   TaskState state = TaskState::kRunning;
@@ -82,6 +83,7 @@ struct NodeOptions {
   int64_t wall_skew_s = 0;
   uint32_t layers_at_once = 0;    // of a stage that are resident; 0: all
   uint32_t cuts_kept = 1000;      // per mille of the boundaries between groups whose cuts go into packs; behind the others they stay in memory alone
+  uint32_t devices = 1;           // stages on different ones run at the same time
   uint32_t recompute = 0;         // per mille: a worker does a committed sample once more, as another device would
 };
 
@@ -110,6 +112,7 @@ class SimNode {
   bool draining = false, coordinates = false;
   uint64_t beats_heard = 0;
   bool net_out = true, net_in = true;                // one-way partitions
+  std::string broken;                                // whoever computes on this device dies of it
 
  private:
   void StartDaemon();

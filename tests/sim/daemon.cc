@@ -85,8 +85,11 @@ class Daemon {
     v.speed = node_.options.speed;
     v.version = "sim";
     v.numerics = kNumerics;
+    for (uint32_t i = 0; node_.options.devices > 1 && i < node_.options.devices; ++i) {
+      v.devices.push_back({"gpu:" + std::to_string(i), kNumerics, node_.options.memory_bytes, 0, node_.options.speed});
+    }
     for (const auto& t : node_.tasks) {
-      TaskView task{.stage = t->merge ? StageId(0) : t->plan.stage, .merge = t->merge, .state = Word(t->state), .error_code = "", .error = ""};
+      TaskView task{.stage = t->merge ? StageId(0) : t->plan.stage, .merge = t->merge, .state = Word(t->state), .error_code = "", .error = "", .device = t->device};
       if (!t->ended.ok() && t->state != TaskState::kRunning) task.error_code = ErrorCodeName(t->ended.code()), task.error = t->ended.error().message;
       v.tasks.push_back(task);
     }
@@ -149,7 +152,8 @@ class Daemon {
     const uint32_t assignment = driver_.state().assignment() ? driver_.state().assignment()->number : 0;
     const uint64_t now = clock_.MonotonicNs();
     for (auto& t : node_.tasks) {
-      const bool wanted = t->merge ? merge : std::any_of(stages.begin(), stages.end(), [&](const StagePlan& s) { return s.stage == t->plan.stage; });
+      const auto is_its = [&](const StagePlan& s) { return s.stage == t->plan.stage && driver_.DeviceOf(s.stage) == t->device; };
+      const bool wanted = t->merge ? merge : std::any_of(stages.begin(), stages.end(), is_its);
       if (!wanted) t->stop.store(true);
     }
     std::erase_if(node_.tasks, [&](const auto& t) {
@@ -167,6 +171,12 @@ class Daemon {
     if (merge) Ensure({}, true);
   }
 
+  bool HasDevice(const std::string& device) const {
+    const bool one = node_.options.devices < 2;
+    if (one || device.empty()) return one && device.empty();
+    return std::stoul(device.substr(4)) < node_.options.devices;
+  }
+
   void Ensure(const StagePlan& stage, bool merge) {
     for (const auto& t : node_.tasks) {
       if (t->merge == merge && (merge || t->plan.stage == stage.stage)) return;
@@ -174,6 +184,8 @@ class Daemon {
     auto task = std::make_shared<SimTask>();
     task->merge = merge;
     task->plan = stage;
+    if (!merge) task->device = driver_.DeviceOf(stage.stage);
+    if (!merge && !HasDevice(task->device)) return;      // of a life with others; it is placed anew
     node_.tasks.push_back(task);
     StartTask(node_, task);
   }

@@ -17,6 +17,7 @@ const char* FaultName(Fault fault) {
     case Fault::kSleeperSucceeded: return "worker_sleeps_through_takeover";
     case Fault::kClone: return "clone";
     case Fault::kDrain: return "drain";
+    case Fault::kDeviceBroken: return "computed_on_a_broken_device";
     case Fault::kRecomputedOtherwise: return "recomputed_with_other_bits";
     case Fault::kPoisonSample: return "sample_ends_worker";
     case Fault::kSampleNotFinite: return "sample_not_finite";

@@ -14,7 +14,7 @@ namespace holdfast::sim {
 enum class Fault : uint8_t {
   // machines and processes
   kPowerLoss, kRoomPowerLoss, kDaemonAndChildrenKilled, kDaemonKilled, kTaskKilled, kDiesAtCall, kPausesAtCall, kMachinePaused, kTaskPaused, kSleeperSucceeded,
-  kClone, kDrain, kRecomputedOtherwise,
+  kClone, kDrain, kRecomputedOtherwise, kDeviceBroken,
   // samples
   kPoisonSample, kSampleNotFinite,
   // clocks

@@ -33,6 +33,7 @@ class Scenario {
     begin_ = cluster_.world.now();
     PowerOn();
     NextFault();
+    BreakADevice();
     WriteBackSometimes();
     cluster_.world.At(begin_ + faults_ns_, [this] { EndFaults(); });
     const uint64_t end = begin_ + faults_ns_ + kQuietNs;
@@ -72,6 +73,7 @@ class Scenario {
     }
     DrawPoison(&o);
     DrawStreamed(&o);
+    DrawDevices(&o);
     if (options_.mutant != Mutant::kNone) o.wrap = [m = options_.mutant](FileSystem& fs) { return WrapMutant(m, fs); };
     return o;
   }
@@ -95,6 +97,27 @@ class Scenario {
     if (!random.Chance(300)) return;
     for (NodeOptions& n : o->nodes) n.layers_at_once = random.Chance(700) ? 1 : static_cast<uint32_t>(random.Below(3));
     for (NodeOptions& n : o->nodes) n.cuts_kept = random.Chance(500) ? 1000 : static_cast<uint32_t>(random.Below(500));
+  }
+
+  // Nodes of two devices. By numbers of their own, too.
+  void DrawDevices(ClusterOptions* o) const {
+    Random random(Mix(options_.seed, 29));
+    if (!random.Chance(250)) return;
+    for (NodeOptions& n : o->nodes) n.devices = random.Chance(600) ? 2 : 1;
+  }
+
+  // One of two devices breaks, for a while or until faults end. Not beside samples that end workers: nobody could tell them apart.
+  void BreakADevice() {
+    Random random(Mix(options_.seed, 31));
+    for (auto& [name, node] : cluster_.nodes) {
+      if (node->options.devices < 2 || cluster_.options.shape.skip > 0 || !random.Chance(600)) continue;
+      const uint64_t from = random.Between(0, 20) * kSecond, to = from + random.Between(5, 60) * kSecond;
+      const std::string device = "gpu:" + std::to_string(random.Below(2));
+      cluster_.world.After(from, [this, n = node.get(), device] {
+        if (faults_on_) n->broken = device;
+      });
+      cluster_.world.After(to, [n = node.get()] { n->broken.clear(); });
+    }
   }
 
   // Each seed has its own mix: some faults often, most of them never.
@@ -308,6 +331,7 @@ class Scenario {
       node->kernel.cut_off = false;
       node->net_in = node->net_out = true;
       node->draining = false;
+      node->broken.clear();
       node->Pause(false);
       node->PowerOn();
     }

@@ -163,6 +163,10 @@ class Worker {
       self_.Kill();
       return Stopped("killed");
     }
+    if (!Replaying() && !task_.device.empty() && task_.device == node_.broken) {
+      node_.cluster.world.faults.Add(Fault::kDeviceBroken);
+      return Internal("unspecified launch failure on " + task_.device);
+    }
     ComputedSample done;
     SampleRecord& r = done.record;
     r.sample = start.sample;
