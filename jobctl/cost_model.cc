@@ -12,9 +12,10 @@ namespace {
 constexpr uint64_t kRateMax = 1'000'000'000'000'000;
 
 // What is not in the model, as factors: found by comparing plans with runs (docs/adr/0026).
-constexpr Seconds kOffCheck{0.8, 2.0}, kOffLoad{0.6, 1.8}, kOffCalibrate{0.85, 1.1}, kOffEvict{0.8, 1.8}, kOffMerge{0.8, 1.8};
+constexpr Seconds kOffCheck{0.7, 1.6}, kOffLoad{0.6, 1.8}, kOffCalibrate{0.85, 1.1}, kOffEvict{0.7, 1.6}, kOffMerge{0.8, 1.5};
 // Work of the merge on one byte, in SHA-256 of one thread: it is hashed twice at most, two messages at a time where that helps, and decoded, summed, copied.
 constexpr Seconds kMergeHashes{1.6, 3.2};
+constexpr Seconds kMergeAround{0.1, 0.3};       // its claim, the small files, the last words: in the same comparison, whatever the size
 constexpr uint32_t kMergeThreadsMax = 8;       // four files, two threads each
 
 Seconds Times(Seconds s, Seconds off) { return {s.low * off.low, s.high * off.high}; }
@@ -69,6 +70,12 @@ Seconds Computing(const JobWork& job, const std::vector<Layer>& layers, const st
   return time;
 }
 
+// Embedding and head: hashed and compressed, chunks side by side.
+Seconds Copying(const StageWork& w, const Layer& m) {
+  const double copied = static_cast<double>(w.copy_bytes) * m.per_byte_copy;
+  return {copied / w.threads, copied};
+}
+
 // What a streamed stage does beside its computing, or between it: the groups behind the first are loaded, those before the last quantized, and the
 // hidden states between them written and read.
 Seconds Streaming(const StageWork& w, const Layer& m, Seconds computing, const DiskProbe& disk) {
@@ -79,7 +86,8 @@ Seconds Streaming(const StageWork& w, const Layer& m, Seconds computing, const D
   const Seconds loads = behind * m.load, evicts = evicted * m.evict;
   const uint64_t cuts = w.cut_bytes * (groups - 1);
   const double written = std::max(Over(cuts, disk.write_bytes_per_s), static_cast<double>(cuts) * m.per_byte_copy), read = w.cuts_kept ? 0 : Over(cuts, disk.read_bytes_per_s);
-  const Seconds beside{evicts.low + (w.room_for_two ? loads.low : 0), evicts.high + (w.room_for_two ? loads.high : 0)};
+  Seconds beside = w.room_for_two ? evicts + loads : evicts;
+  if (w.copies_early) beside = beside + Copying(w, m);
   const Seconds between = w.room_for_two ? Seconds{} : loads;
   Seconds time{std::max({computing.low, beside.low, w.cuts_kept ? 0 : written}), 0};
   time.high = w.own_processor ? std::max(computing.high, beside.high) + written + read : computing.high + beside.high + written + read;
@@ -122,22 +130,20 @@ Seconds Loading(const JobWork& job, const std::vector<Layer>& layers) {
 // What is left when nothing is to be calibrated any more: of a streamed stage the last group, of others all; and embedding and head.
 Seconds Evicting(const JobWork& job, const std::vector<Layer>& layers) {
   Seconds time;
-  double copied_alone = 0;
   for (size_t i = 0; i < job.stages.size(); ++i) {
     const StageWork& w = job.stages[i];
-    const uint32_t left = Groups(w) < 2 ? w.evict_layers : std::min(w.evict_layers, w.group);
-    const double copied = static_cast<double>(w.copy_bytes) * layers[i].per_byte_copy;
-    time = time + left * layers[i].evict + Seconds{copied / w.threads, copied};
-    copied_alone = std::max(copied_alone, static_cast<double>(w.copy_largest) * layers[i].per_byte_copy);
+    const bool streamed = Groups(w) >= 2;
+    time = time + (streamed ? std::min(w.evict_layers, w.group) : w.evict_layers) * layers[i].evict;
+    if (!streamed || !w.copies_early) time = time + Copying(w, layers[i]);
   }
-  return {std::max(time.low, copied_alone), time.high};
+  return time;
 }
 
 Seconds Merging(const JobWork& job, const DiskProbe& disk) {
   const uint32_t threads = std::max(1u, std::min({job.merge_threads, 2 * job.merge_files, kMergeThreadsMax}));
   const double hashed = Over(job.merge_bytes, disk.hash_bytes_per_s) / threads;
   const double written = Over(job.merge_bytes, disk.write_bytes_per_s), read = Over(job.merge_bytes, disk.read_bytes_per_s);
-  return {std::max({kMergeHashes.low * hashed, written, read}), kMergeHashes.high * hashed + written + read};
+  return kMergeAround + Seconds{std::max({kMergeHashes.low * hashed, written, read}), kMergeHashes.high * hashed + written + read};
 }
 
 Seconds Checking(const JobWork& job, const std::vector<Layer>& layers, const DiskProbe& disk) {

@@ -40,7 +40,8 @@ struct StageWork {
   double passes = 0;                 // sequences of the measured length through one layer each, to be computed
   uint32_t evict_layers = 0;         // to be quantized
   uint64_t load_besides = 0;         // bytes to load beside layers: the embedding
-  uint64_t copy_bytes = 0, copy_largest = 0;   // to be copied through, and the largest tensor of that
+  uint64_t copy_bytes = 0;           // to be copied through: embedding and head
+  bool copies_early = false;         // beside computing, where there are groups
   uint64_t cut_bytes = 0;            // hidden states of all samples at one boundary between groups
 };
 

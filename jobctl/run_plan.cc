@@ -17,7 +17,8 @@ constexpr double kLongSeconds = 60;                          // what is shorter 
 constexpr double kThreadFlopsMost = 200e9, kGpuFlopsMost = 1e15, kReadMost = 5e9;   // beyond what one does with this
 
 // The one place that knows how a worker cuts its stage into groups, and how many samples it computes at a time.
-uint32_t GroupOf(const ResourcePlan::Stage& s) { return GroupLayers(s.size.layers, s.memory.layers, GroupsAtOnceMax(s.memory.processor)).layers; }
+Grouping GroupsOf(const ResourcePlan::Stage& s) { return GroupLayers(s.size.layers, s.memory.layers, GroupsAtOnceMax(s.memory.processor)); }
+uint32_t GroupOf(const ResourcePlan::Stage& s) { return GroupsOf(s).layers; }
 uint32_t AtOnce(const ResourcePlan::Stage& s) { return std::max(1u, SamplesAtOnce(s.memory.processor, std::min(s.size.threads, s.size.window))); }
 
 bool HasOwnMemory(const Device& device) { return device.memory_bytes > 0; }
@@ -71,7 +72,8 @@ StageWork StageWorkOf(const PlanSubject& subject, const ResourcePlan::Stage& sta
   w.rereads = !HasOwnMemory(device);
   w.layers = stage.plan.last_layer - stage.plan.first_layer;
   w.group = GroupOf(stage);
-  w.room_for_two = 2 * w.group <= stage.size.layers;
+  w.room_for_two = GroupsOf(stage).at_once > 1;
+  w.copies_early = GroupsOf(stage).at_once > 2;
   w.cuts_kept = stage.size.cuts >= subject.job->samples;
   w.threads = std::max(1u, stage.size.threads);
   w.at_once = AtOnce(stage);
@@ -83,9 +85,7 @@ StageWork StageWorkOf(const PlanSubject& subject, const ResourcePlan::Stage& sta
     if (besides && unit.id == plan.layers) w.load_besides = BytesOf(unit);
     if (IsEvicted(subject, unit.id)) continue;
     w.evict_layers += layer_of_it;
-    if (!besides) continue;
-    w.copy_bytes += BytesOf(unit);
-    for (const TensorPlan& t : unit.tensors) w.copy_largest = std::max(w.copy_largest, t.bytes);
+    if (besides) w.copy_bytes += BytesOf(unit);
   }
   return w;
 }

@@ -35,7 +35,7 @@ class CostModelTest : public ::testing::Test {
     w.threads = w.at_once = 2;
     w.layers = w.group = w.evict_layers = layers;
     w.passes = static_cast<double>(layers) * samples;
-    w.copy_bytes = w.copy_largest = w.load_besides = 10 * kMB;
+    w.copy_bytes = w.load_besides = 10 * kMB;
     w.cut_bytes = samples * kMB;
     return w;
   }
@@ -103,6 +103,16 @@ TEST_F(CostModelTest, OfAStreamedStageAllButTheFirstGroupIsLoadedBesideComputing
   EXPECT_LT(apart.calibrate.high, streamed.calibrate.high);
 }
 
+TEST_F(CostModelTest, WhatIsCopiedBesideComputingIsNotLeftForTheEnd) {
+  StageWork w = Stage(10, 64);
+  w.group = 1, w.room_for_two = true;
+  const PhaseTimes late = EstimateTimes(Job({w}), kDisk);
+  w.copies_early = true;
+  const PhaseTimes early = EstimateTimes(Job({w}), kDisk);
+  EXPECT_LT(early.evict.high, late.evict.high);
+  EXPECT_GT(early.calibrate.high, late.calibrate.high);
+}
+
 TEST_F(CostModelTest, WithoutRoomForTwoGroupsLoadingIsWaitedFor) {
   StageWork w = Stage(10, 64);
   w.group = 1, w.room_for_two = true;
@@ -116,7 +126,7 @@ TEST_F(CostModelTest, WhatIsDoneTakesNoTime) {
   StageWork w = Stage(10, 64);
   w.passes = 0;
   w.evict_layers = 0;
-  w.copy_bytes = w.copy_largest = 0;
+  w.copy_bytes = 0;
   const PhaseTimes t = EstimateTimes(Job({w}), kDisk);
   EXPECT_EQ(t.load.high, 0);
   EXPECT_EQ(t.calibrate.high, 0);
