@@ -99,10 +99,10 @@ SourcePages PagesOf(const PlanSubject& subject, const ResourcePlan& resources) {
   return subject.done == nullptr && source <= kScanBytesMax ? SourcePages::kCached : SourcePages::kPerhaps;
 }
 
-Json LayerQuestionKey(const PlanSubject& subject, const LayerQuestion& q, const std::string& version) {
+Json LayerQuestionKey(const PlanSubject& subject, const LayerQuestion& q, const std::string& numerics, const std::string& version) {
   const DecoderSpec& d = *subject.decoder;
   const std::vector<TensorPlan>& tensors = subject.plan->units.front().tensors;
-  return {{"what", "layer"}, {"version", version}, {"device", q.device}, {"numerics", subject.device->numerics}, {"tokens", q.tokens}, {"threads", q.threads}, {"at_once", q.at_once},
+  return {{"what", "layer"}, {"version", version}, {"device", q.device}, {"numerics", numerics}, {"tokens", q.tokens}, {"threads", q.threads}, {"at_once", q.at_once},
           {"hidden", d.hidden}, {"intermediate", d.intermediate}, {"heads", d.heads}, {"kv_heads", d.kv_heads}, {"head_dim", d.head_dim},
           {"vocab", d.vocab}, {"dtype", tensors.empty() ? "" : DTypeName(tensors.front().dtype)}};
 }
@@ -120,10 +120,15 @@ class Measurer {
 
   bool measured_now() const { return measured_; }
 
-  std::optional<LayerProbe> Layer(const PlanSubject& subject, const ResourcePlan& resources) {
-    LayerQuestion q{.source = subject.job->source, .device = subject.device->name, .tokens = LongestOf(subject), .threads = 1, .at_once = 1};
-    for (const auto& s : resources.stages) q.threads = std::max(q.threads, s.size.threads), q.at_once = std::max(q.at_once, AtOnce(s));
-    return Get<LayerProbe>(LayerQuestionKey(subject, q, options_.version), [&] { return MeasureLayer(clock_, q, options_.stop); });
+  // Of `device` and all that are like it.
+  std::optional<LayerProbe> Layer(const PlanSubject& subject, const ResourcePlan& resources, const Device& device) {
+    LayerQuestion q{.source = subject.job->source, .device = device.name, .tokens = LongestOf(subject), .threads = 1, .at_once = 1};
+    for (const auto& s : resources.stages) {
+      if (DeviceOf(subject, s).numerics != device.numerics) continue;
+      q.threads = std::max(q.threads, s.size.threads);
+      q.at_once = std::max(q.at_once, AtOnce(s));
+    }
+    return Get<LayerProbe>(LayerQuestionKey(subject, q, device.numerics, options_.version), [&] { return MeasureLayer(clock_, q, options_.stop); });
   }
   std::optional<DiskProbe> Disk(const std::string& run_dir) {
     const std::string dir = NearestThatExists(fs_, run_dir);
@@ -217,9 +222,9 @@ RunPlan DescribeRun(const PlanSubject& subject, const ResourcePlan& resources) {
   return p;
 }
 
-JobWork WorkOf(const PlanSubject& subject, const ResourcePlan& resources, const LayerProbe& layer) {
+JobWork WorkOf(const PlanSubject& subject, const ResourcePlan& resources, const MeasuredLayers& layers) {
   JobWork work;
-  for (const auto& s : resources.stages) work.stages.push_back(StageWorkOf(subject, s, layer));
+  for (const auto& s : resources.stages) work.stages.push_back(StageWorkOf(subject, s, layers.at(DeviceOf(subject, s).numerics)));
   work.cores = std::max(1u, std::thread::hardware_concurrency());
   work.source = PagesOf(subject, resources);
   work.checked = {static_cast<double>(subject.checked_ms) / 1000, static_cast<double>(subject.checked_ms) / 1000};
@@ -245,13 +250,22 @@ void AddTimes(FileSystem& fs, const Clock& clock, const ProbeCache& cache, const
   const bool brief = options.measure == Measure::kIfLong && LeastSeconds(subject) < kLongSeconds;
   if (brief) how.measure = Measure::kNever;
   Measurer measurer(fs, clock, cache, how, &plan->notes);
-  plan->layer = measurer.Layer(subject, plan->resources);
-  if (plan->layer) plan->disk = measurer.Disk(subject.run_dir);
-  if (!plan->layer || !plan->disk) {
+  MeasuredLayers layers;
+  bool all = true;
+  for (size_t i = 0; all && i < plan->resources.stages.size(); ++i) {
+    const Device& device = DeviceOf(subject, plan->resources.stages[i]);
+    if (layers.contains(device.numerics)) continue;
+    const auto layer = measurer.Layer(subject, plan->resources, device);
+    all = layer.has_value();
+    if (all) layers[device.numerics] = *layer;
+    if (i == 0) plan->layer = layer;
+  }
+  if (all) plan->disk = measurer.Disk(subject.run_dir);
+  if (!plan->disk) {
     plan->times_note = "time not measured: " + (brief ? std::string("a short job; `jobctl plan` measures") : measurer.why());
     return;
   }
-  plan->times = EstimateTimes(WorkOf(subject, plan->resources, *plan->layer), *plan->disk);
+  plan->times = EstimateTimes(WorkOf(subject, plan->resources, layers), *plan->disk);
   plan->times_note = measurer.measured_now() ? "from one layer and the disk, measured just now" : "from one layer and the disk, measured before";
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,7 +24,7 @@ struct PlanSubject {
   const JobSpec* job = nullptr;
   const std::vector<std::vector<int32_t>>* tokens = nullptr;   // by sample
   const RunState* done = nullptr;    // of a job that was begun before; null: nothing is done
-  const Device* device = nullptr;    // the first of `devices`, whose measure stands for all
+  const Device* device = nullptr;    // the first of `devices`
   const std::vector<Device>* devices = nullptr;
   uint32_t threads = 1;
   std::string run_dir;
@@ -46,7 +47,7 @@ struct RunPlan {
   bool rest = false;                 // of what a job that was begun before lacks
   std::optional<PhaseTimes> times;
   std::string times_note;            // where they come from, or why there are none
-  std::optional<LayerProbe> layer;
+  std::optional<LayerProbe> layer;   // on the first device
   std::optional<DiskProbe> disk;
   std::vector<std::string> notes;
 };
@@ -54,8 +55,9 @@ struct RunPlan {
 // Everything but times.
 RunPlan DescribeRun(const PlanSubject& subject, const ResourcePlan& resources);
 
-// What is to be done, for the cost model. `layer`: of every stage; outlives the result.
-JobWork WorkOf(const PlanSubject& subject, const ResourcePlan& resources, const LayerProbe& layer);
+// What is to be done, for the cost model. `layers`: measured, by the numerics class of a stage's device; outlives the result.
+using MeasuredLayers = std::map<std::string, LayerProbe>;
+JobWork WorkOf(const PlanSubject& subject, const ResourcePlan& resources, const MeasuredLayers& layers);
 
 // kMeasureIfLong: only where the job will surely take more than a minute.
 enum class Measure : uint8_t { kAlways, kIfLong, kNever };
