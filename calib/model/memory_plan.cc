@@ -22,7 +22,7 @@ constexpr uint64_t kPackBuffers = 160 * kMiB;    // one pack of 64 MiB being bui
 // happens between two groups does not count, and no larger, so that the first one is there soon.
 constexpr uint64_t kGpuContext = 1'200 * kMiB, kGpuLibraries = 1'200 * kMiB;
 constexpr uint64_t kPinnedOfLoader = 16 * kMiB, kGpuQuantizer = 20 * kMiB;
-constexpr uint64_t kGpuGroupBytes = 1'800'000'000;
+constexpr uint64_t kGpuGroupBytes = 6'000'000'000, kGpuGroups = 8;
 
 struct Sizes {
   uint64_t q, kv, qkv, largest_weight, layer_linears = 0, layer_biases = 0;
@@ -78,7 +78,7 @@ uint64_t LargestTensor(const Plan& plan, uint32_t first, uint32_t last) {
 uint64_t MemoryPlan::Host(uint32_t threads, uint32_t window, uint32_t cuts) const {
   if (processor == Processor::kCpu) return 0;
   const uint64_t pinned = threads * kPinnedOfLoader + 2 * SamplesAtOnce(processor, threads) * per_cut;
-  return host_fixed + pinned + std::min(threads, kGpuUnitsMax) * eviction + Cuts(threads, window, cuts);
+  return host_fixed + pinned + std::min(threads, kGpuUnitsMax) * eviction + PacksBeside(threads) + Cuts(threads, window, cuts);
 }
 
 MemoryPlan PlanMemory(const DecoderSpec& spec, const Plan& plan, uint32_t first_layer, uint32_t last_layer, uint32_t seq_len,
@@ -95,7 +95,7 @@ MemoryPlan PlanMemory(const DecoderSpec& spec, const Plan& plan, uint32_t first_
   m.eviction = 2 * largest + kPackBuffers;
   m.fixed = kLibraries + m.eviction;
   if (processor == Processor::kGpu) {
-    const uint64_t group = std::max<uint64_t>(1, kGpuGroupBytes / std::max<uint64_t>(1, m.layer));
+    const uint64_t group = std::clamp<uint64_t>(m.layers / kGpuGroups, 1, std::max<uint64_t>(1, kGpuGroupBytes / std::max<uint64_t>(1, m.layer)));
     m.layers_wanted = static_cast<uint32_t>(std::min<uint64_t>(m.layers, group * GroupsAtOnceMax(processor)));
     m.fixed = kGpuContext + kGpuUnitsMax * kGpuQuantizer;
     m.host_fixed = kGpuLibraries;

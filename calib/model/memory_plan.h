@@ -35,6 +35,9 @@ constexpr uint32_t SamplesAtOnce(Processor p, uint32_t threads) { return p == Pr
 // Threads that write cuts into packs.
 constexpr uint32_t CutWriters(uint32_t threads) { return std::clamp<uint32_t>(threads / 2, 1, 8); }
 
+// Packs that are sealed and synced while eviction fills the next one, beyond the first, and what each of them holds.
+constexpr uint64_t PacksBeside(uint32_t threads) { return (std::clamp<uint32_t>(threads / 2, 1, 4) - 1) * (uint64_t{128} << 20); }
+
 struct MemoryPlan {
   Processor processor = Processor::kCpu;
   uint32_t layers = 0;         // of the stage
@@ -51,7 +54,8 @@ struct MemoryPlan {
   uint64_t Weights(uint32_t resident) const { return embedding + (resident < layers ? resident : layers) * layer; }
   // In the memory that it computes in, with so many layers resident and cuts kept at once.
   uint64_t Total(uint32_t threads, uint32_t window, uint32_t resident, uint32_t cuts = 0) const {
-    return fixed + Weights(resident) + SamplesAtOnce(processor, threads) * per_sample + (processor == Processor::kCpu ? Cuts(threads, window, cuts) : 0);
+    const uint64_t host = processor == Processor::kCpu ? Cuts(threads, window, cuts) + PacksBeside(threads) : 0;
+    return fixed + Weights(resident) + SamplesAtOnce(processor, threads) * per_sample + host;
   }
   // Beside that, in the host's; 0 where that is the same.
   uint64_t Host(uint32_t threads, uint32_t window, uint32_t cuts) const;

@@ -165,7 +165,8 @@ std::optional<StageWorker::Impl::EvictInputs> StageWorker::Impl::Evictable(const
   }
   std::erase_if(units, [this](uint32_t unit) { return state.Layer(unit) != nullptr; });
   if (units.empty()) return std::nullopt;
-  const auto in = InputsOf(std::move(units), finished, std::max(1u, args.size.threads / (2 * EvictedAtOnce())));   // the others compute
+  const uint32_t at_once = std::min<uint32_t>(EvictedAtOnce(), static_cast<uint32_t>(units.size()));
+  const auto in = InputsOf(std::move(units), finished, std::max(1u, args.size.threads / (2 * at_once)));   // the others compute
   if (!in.ok()) return std::nullopt;
   for (const auto& [unit, amax] : in->amax) {
     if (!std::all_of(amax.begin(), amax.end(), [](float a) { return std::isfinite(a); })) return std::nullopt;

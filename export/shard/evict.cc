@@ -183,8 +183,16 @@ class Eviction {
       weight_amax = std::max(weight_amax, weights[i].amax);
       if (plan_.input_scales) input_amax = std::max(input_amax, input_amax_[members[i].index]);
     }
+    const float scale2 = GlobalScale(weight_amax), input_scale = GlobalScale(input_amax);
+    // On a device all members at once; here one after the other, each on all threads, for their memory.
+    std::vector<Quantized> on_device(members.size());
+    if (resident) {
+      HOLDFAST_TRY(ParallelFor(options_.threads, members.size(), [&](size_t i) { return Quantize(members[i], {}, true, scale2, &on_device[i]); }));
+    }
     for (size_t i = 0; i < members.size(); ++i) {
-      HOLDFAST_TRY(Quantize(members[i], weights[i].bytes, resident, GlobalScale(weight_amax), GlobalScale(input_amax)));
+      Quantized q = std::move(on_device[i]);
+      if (!resident) HOLDFAST_TRY(Quantize(members[i], weights[i].bytes, false, scale2, &q));
+      HOLDFAST_TRY(StoreQuantized(members[i], q, scale2, input_scale));
       weights[i].bytes = {};
     }
     return OkStatus();
@@ -223,29 +231,31 @@ class Eviction {
     return whole.error();
   }
 
+  struct Quantized {
+    Bytes packed, scales;
+  };
   // `weight`: empty when it is resident.
-  Status Quantize(const Site& site, const Bytes& weight, bool resident, float scale2, float input_scale) {
+  Status Quantize(const Site& site, ByteSpan weight, bool resident, float scale2, Quantized* q) const {
     const SitePlan& s = *site.plan;
-    Bytes packed(s.rows * s.cols / 2), scales(s.rows * s.cols / kNvfp4Block);
-    if (resident) {
-      HOLDFAST_TRY(options_.resident->Quantize(site.tensor->name, scale2, packed, scales));
-    } else {
-      HOLDFAST_TRY(QuantizeRows(site, weight, scale2, packed, scales));
-    }
-    const std::string weight_name = s.module + ".weight";
-    HOLDFAST_TRY(Store(weight_name, Codec::kStored, packed));
-    HOLDFAST_TRY(Store(weight_name + "_scale", Codec::kZstd, scales));
+    q->packed.resize(s.rows * s.cols / 2);
+    q->scales.resize(s.rows * s.cols / kNvfp4Block);
+    return resident ? options_.resident->Quantize(site.tensor->name, scale2, q->packed, q->scales) : QuantizeRows(site, weight, scale2, q->packed, q->scales);
+  }
+  Status StoreQuantized(const Site& site, const Quantized& q, float scale2, float input_scale) {
+    const std::string weight_name = site.plan->module + ".weight";
+    HOLDFAST_TRY(Store(weight_name, Codec::kStored, q.packed));
+    HOLDFAST_TRY(Store(weight_name + "_scale", Codec::kZstd, q.scales));
     HOLDFAST_TRY(StoreScalar(weight_name + "_scale_2", scale2));
-    if (plan_.input_scales) HOLDFAST_TRY(StoreScalar(s.module + ".input_scale", input_scale));
-    quantized_.insert(s.module);
+    if (plan_.input_scales) HOLDFAST_TRY(StoreScalar(site.plan->module + ".input_scale", input_scale));
+    quantized_.insert(site.plan->module);
     return OkStatus();
   }
-  Status QuantizeRows(const Site& site, const Bytes& weight, float scale2, std::span<uint8_t> packed, std::span<uint8_t> scales) const {
+  Status QuantizeRows(const Site& site, ByteSpan weight, float scale2, std::span<uint8_t> packed, std::span<uint8_t> scales) const {
     const uint64_t cols = site.plan->cols, row_bytes = cols * DTypeBytes(site.tensor->dtype);
     const uint64_t step = std::max<uint64_t>(1, kSliceBytes / std::max<uint64_t>(1, row_bytes));
     return ParallelFor(options_.threads, (site.plan->rows + step - 1) / step, [&](size_t i) -> Status {
       const uint64_t row = i * step, rows = std::min(step, site.plan->rows - row);
-      QuantizeNvfp4(site.tensor->dtype, ByteSpan(weight).subspan(row * row_bytes, rows * row_bytes), rows, cols, scale2,
+      QuantizeNvfp4(site.tensor->dtype, weight.subspan(row * row_bytes, rows * row_bytes), rows, cols, scale2,
                     packed.subspan(row * cols / 2, rows * cols / 2), scales.subspan(row * cols / kNvfp4Block, rows * cols / kNvfp4Block));
       return OkStatus();
     });

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <sys/sysinfo.h>
+
 #include <algorithm>
+#include <deque>
 #include <future>
 #include <memory>
 #include <optional>
@@ -14,6 +17,7 @@ namespace holdfast {
 namespace {
 
 constexpr uint64_t kCompareBytes = 1u << 20;
+constexpr size_t kPacksClosingMax = 4;
 constexpr uint32_t kChunksMax = 4096;  // of one pack; with kPackBytesMax it fixes the map size, hence the bytes of the meta pages
 
 Bytes ChunkKey(uint32_t number) {
@@ -68,6 +72,16 @@ struct Pack {
   Status broken;
 };
 
+// The merge reads it soon. As long as much of the memory is of no use to anybody, what was written may stay there; beyond that it would push out the
+// source, and on a GPU that shares the host's memory the weights.
+bool MemoryIsPlentiful() {
+  constexpr uint64_t kFreeMin = 8ull << 30;
+  struct sysinfo info {};
+  if (::sysinfo(&info) != 0) return false;
+  const uint64_t free = uint64_t{info.freeram} * info.mem_unit, all = uint64_t{info.totalram} * info.mem_unit;
+  return free > kFreeMin && free > all / 4;
+}
+
 struct Value {
   Bytes bytes;
   Digest digest;
@@ -87,23 +101,27 @@ struct PackWriter::Impl {
   std::string subject;
   uint32_t threads;
   Pack open;
-  std::unique_ptr<Pack> closing;               // beside which the next one is filled, if there are threads for that
-  std::future<Status> closed;                  // of `closing`, if a thread has it
+  struct Closing {
+    std::unique_ptr<Pack> pack;
+    std::future<Status> closed;                // if a thread has it
+  };
+  std::deque<Closing> closing;                 // in order; beside them the next one is filled, if there are threads for that
   std::vector<PackManifest> done;
   Status broken;
 
   Error Broken(const Error& e) const { return Annotate(e, "building a pack for " + subject); }
-  uint32_t Number() const { return static_cast<uint32_t>(done.size() + (closing != nullptr ? 1 : 0)); }   // of the open one
+  uint32_t Number() const { return static_cast<uint32_t>(done.size() + closing.size()); }   // of the open one
   Status Seal(Pack* pack) const;
   Status Publish(Pack* pack) const;
   Status Finish(Pack* pack) const;
-  Status AwaitClosing();
+  size_t ClosingMax() const { return std::clamp<size_t>(threads / 2, 1, kPacksClosingMax); }
+  Status AwaitClosing(size_t left);
   Status Close();
   Result<StoredTensor::Piece> Append(const Value& value, uint64_t raw_bytes);
 };
 
 PackWriter::PackWriter(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation, std::string subject, uint32_t threads)
-    : impl_(new Impl{fs, layout, incarnation, std::move(subject), threads, {}, {}, {}, {}, {}}) {}
+    : impl_(new Impl{fs, layout, incarnation, std::move(subject), threads, {}, {}, {}, {}}) {}
 PackWriter::~PackWriter() = default;
 
 Status PackWriter::Impl::Seal(Pack* pack) const {
@@ -138,7 +156,7 @@ Status PackWriter::Impl::Publish(Pack* pack) const {
   PublishOptions options;
   options.tmp_dir = layout.TmpDir(incarnation);
   options.subject = subject;
-  options.cache = PublishOptions::Cache::kDrop;
+  options.cache = MemoryIsPlentiful() ? PublishOptions::Cache::kKeep : PublishOptions::Cache::kDrop;
   options.reached_link = &tried;
   const Status published = holdfast::Publish(fs, path, {file}, options);
   if (!published.ok()) {
@@ -160,30 +178,32 @@ Status PackWriter::Impl::Finish(Pack* pack) const {
   return pack->sealed ? Publish(pack) : OkStatus();
 }
 
-// What failed on its thread is tried again on ours when the caller comes back.
-Status PackWriter::Impl::AwaitClosing() {
-  if (closing == nullptr) return OkStatus();
-  const Status status = closed.valid() ? closed.get() : Finish(closing.get());
-  if (!closing->broken.ok()) broken = closing->broken;
-  HOLDFAST_TRY(status);
-  done.push_back(std::move(closing->manifest));
-  closing.reset();
+// Until no more than `left` are under way. What failed on its thread is tried again on ours when the caller comes back.
+Status PackWriter::Impl::AwaitClosing(size_t left) {
+  while (closing.size() > left) {
+    Closing& first = closing.front();
+    const Status status = first.closed.valid() ? first.closed.get() : Finish(first.pack.get());
+    if (!first.pack->broken.ok()) broken = first.pack->broken;
+    HOLDFAST_TRY(status);
+    done.push_back(std::move(first.pack->manifest));
+    closing.pop_front();
+  }
   return OkStatus();
 }
 
 Status PackWriter::Impl::Close() {
   HOLDFAST_TRY(broken);
-  HOLDFAST_TRY(AwaitClosing());
+  HOLDFAST_TRY(AwaitClosing(ClosingMax() - 1));
   if (!open.builder) return OkStatus();
-  closing = std::make_unique<Pack>(std::exchange(open, {}));
-  if (threads < 2) return AwaitClosing();
-  closed = std::async(std::launch::async, [this] { return Finish(closing.get()); });
+  closing.push_back({std::make_unique<Pack>(std::exchange(open, {})), {}});
+  if (threads < 2) return AwaitClosing(0);
+  closing.back().closed = std::async(std::launch::async, [this, pack = closing.back().pack.get()] { return Finish(pack); });
   return OkStatus();
 }
 
 Result<StoredTensor::Piece> PackWriter::Impl::Append(const Value& value, uint64_t raw_bytes) {
   HOLDFAST_TRY(broken);
-  if (closing != nullptr && !closed.valid()) HOLDFAST_TRY(AwaitClosing());   // it failed
+  if (!closing.empty() && !closing.front().closed.valid()) HOLDFAST_TRY(AwaitClosing(0));   // it failed
   if (open.value_bytes + value.bytes.size() > kPackBytesMax || open.manifest.chunks.size() >= kChunksMax) HOLDFAST_TRY(Close());
   if (!open.builder) {
     HOLDFAST_ASSIGN(open.builder, EnvBuilder::Create(EnvMapBytes(kPackBytesMax, kChunksMax)));
@@ -233,7 +253,7 @@ Status PackWriter::AddTensor(Codec codec, ByteSpan raw, StoredTensor* tensor) {
 
 Result<std::vector<PackManifest>> PackWriter::Finish() {
   HOLDFAST_TRY(impl_->Close());
-  HOLDFAST_TRY(impl_->AwaitClosing());
+  HOLDFAST_TRY(impl_->AwaitClosing(0));
   return std::exchange(impl_->done, {});
 }
 
