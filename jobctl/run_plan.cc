@@ -299,7 +299,7 @@ Json RunPlanJson(const RunPlan& plan) {
   Json stages = Json::array();
   for (const auto& s : r.stages) {
     stages.push_back({{"stage", s.plan.stage.value}, {"first_layer", s.plan.first_layer}, {"last_layer", s.plan.last_layer}, {"threads", s.size.threads},
-                      {"window", s.size.window}, {"device", s.device}, {"streamed", s.streamed()}, {"layers_at_once", s.size.layers}, {"group_layers", GroupOf(s)},
+                      {"window", s.size.window}, {"device", s.device}, {"streamed", s.streamed()}, {"layers_at_once", s.size.layers}, {"cuts_in_memory", s.streamed() ? s.size.cuts : 0}, {"group_layers", GroupOf(s)},
                       {"memory_bytes", s.memory_bytes()}, {"host_bytes", plan.memory[&s - r.stages.data()].host_bytes},
                       {"device_bytes", plan.memory[&s - r.stages.data()].device_bytes}});
   }

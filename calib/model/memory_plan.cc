@@ -95,7 +95,8 @@ MemoryPlan PlanMemory(const DecoderSpec& spec, const Plan& plan, uint32_t first_
   m.eviction = 2 * largest + kPackBuffers;
   m.fixed = kLibraries + m.eviction;
   if (processor == Processor::kGpu) {
-    const uint64_t group = std::clamp<uint64_t>(m.layers / kGpuGroups, 1, std::max<uint64_t>(1, kGpuGroupBytes / std::max<uint64_t>(1, m.layer)));
+    // Two at least: the tensors of one are too few for all threads to load and to evict them.
+    const uint64_t group = std::clamp<uint64_t>(kGpuGroupBytes / std::max<uint64_t>(1, m.layer), 1, std::max<uint64_t>(2, m.layers / kGpuGroups));
     m.layers_wanted = static_cast<uint32_t>(std::min<uint64_t>(m.layers, group * GroupsAtOnceMax(processor)));
     m.fixed = kGpuContext + kGpuUnitsMax * kGpuQuantizer;
     m.host_fixed = kGpuLibraries;

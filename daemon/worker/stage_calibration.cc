@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kTickMs = 100;
 constexpr uint64_t kDrainMs = 20'000;          // of the 30 s that a stop may take
-constexpr uint64_t kRedoNs = 10'000'000'000;   // of computing that a kill may cost, where cuts between groups need not be written
+constexpr uint64_t kRedoNs = 20'000'000'000;   // of computing that a kill may cost, where cuts between groups need not be written
 constexpr uint32_t kEdgeQueueCuts = 4;         // cuts that a producer keeps for a slow consumer before it leaves them to the packs
 
 }  // namespace

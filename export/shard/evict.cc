@@ -10,6 +10,7 @@
 #include <cmath>
 #include <future>
 #include <map>
+#include <memory>
 #include <set>
 
 #include "export/nvfp4/nvfp4.h"
@@ -192,7 +193,7 @@ class Eviction {
     for (size_t i = 0; i < members.size(); ++i) {
       Quantized q = std::move(on_device[i]);
       if (!resident) HOLDFAST_TRY(Quantize(members[i], weights[i].bytes, false, scale2, &q));
-      HOLDFAST_TRY(StoreQuantized(members[i], q, scale2, input_scale));
+      HOLDFAST_TRY(StoreQuantized(members[i], std::make_shared<const Quantized>(std::move(q)), resident, scale2, input_scale));
       weights[i].bytes = {};
     }
     return OkStatus();
@@ -241,14 +242,19 @@ class Eviction {
     q->scales.resize(s.rows * s.cols / kNvfp4Block);
     return resident ? options_.resident->Quantize(site.tensor->name, scale2, q->packed, q->scales) : QuantizeRows(site, weight, scale2, q->packed, q->scales);
   }
-  Status StoreQuantized(const Site& site, const Quantized& q, float scale2, float input_scale) {
+  Status StoreQuantized(const Site& site, const std::shared_ptr<const Quantized>& q, bool resident, float scale2, float input_scale) {
     const std::string weight_name = site.plan->module + ".weight";
-    HOLDFAST_TRY(Store(weight_name, Codec::kStored, q.packed));
-    HOLDFAST_TRY(Store(weight_name + "_scale", Codec::kZstd, q.scales));
+    HOLDFAST_TRY(resident ? StoreBeside(weight_name, q) : Store(weight_name, Codec::kStored, q->packed));
+    HOLDFAST_TRY(Store(weight_name + "_scale", Codec::kZstd, q->scales));
     HOLDFAST_TRY(StoreScalar(weight_name + "_scale_2", scale2));
     if (plan_.input_scales) HOLDFAST_TRY(StoreScalar(site.plan->module + ".input_scale", input_scale));
     quantized_.insert(site.plan->module);
     return OkStatus();
+  }
+  // The codes of a device come faster than one thread hashes them: the digest of the whole is ready when the unit is.
+  Status StoreBeside(const std::string& name, const std::shared_ptr<const Quantized>& q) {
+    digests_[name] = std::async(std::launch::async, [q] { return Sha256(q->packed); });
+    return packs_.AddAll(Codec::kStored, TensorChunks(q->packed), &done_[name].pieces);
   }
   Status QuantizeRows(const Site& site, ByteSpan weight, float scale2, std::span<uint8_t> packed, std::span<uint8_t> scales) const {
     const uint64_t cols = site.plan->cols, row_bytes = cols * DTypeBytes(site.tensor->dtype);
@@ -271,6 +277,7 @@ class Eviction {
   }
 
   Result<LayerRecord> Finish() {
+    for (auto& [name, digest] : digests_) done_.at(name).digest = digest.get();
     LayerRecord record;
     record.unit = unit_.id;
     for (OutputTensor& t : OutputTensorsOf(plan_, unit_)) {
@@ -300,6 +307,7 @@ class Eviction {
   std::map<std::string, Site> sites_;            // by name of the weight
   std::set<std::string> quantized_;              // modules that are done
   std::map<std::string, StoredTensor> done_;     // by name of the output tensor
+  std::map<std::string, std::future<Digest>> digests_;   // of those, the ones that are still being hashed
   std::map<std::string, Digest> source_digest_;  // by name of the source tensor
   std::vector<uint32_t> weight_amax_;
 };

@@ -23,6 +23,9 @@ inline constexpr uint64_t kChunkValueMax = (4u << 20) - 16;                     
 inline constexpr uint64_t kChunkRawMax = kChunkValueMax - kRecordHeaderBytes;    // so that a stored chunk fits; even
 inline constexpr uint64_t kPackBytesMax = 64u << 20;                             // of values in one pack
 
+// How a tensor is cut into chunks.
+std::vector<ByteSpan> TensorChunks(ByteSpan raw);
+
 // Collects chunks into one or more packs and publishes each as it fills. Not thread safe.
 class PackWriter {
  public:

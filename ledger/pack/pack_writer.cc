@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Packs are filled, sealed and published in order; how many of them are under way at a time is the only thing that depends on the threads.
 #include <sys/sysinfo.h>
 
 #include <algorithm>
@@ -239,12 +241,17 @@ Status PackWriter::AddAll(Codec codec, const std::vector<ByteSpan>& raw, std::ve
   return OkStatus();
 }
 
-// The digest of the whole is one thread's work; beside it the others encode.
-Status PackWriter::AddTensor(Codec codec, ByteSpan raw, StoredTensor* tensor) {
+std::vector<ByteSpan> TensorChunks(ByteSpan raw) {
   constexpr size_t kStep = kChunkRawMax / 8 * 8;  // whole elements of every type in each chunk
-  std::future<Digest> digest = std::async(impl_->threads > 1 && raw.size() > kStep ? std::launch::async : std::launch::deferred, [raw] { return Sha256(raw); });
   std::vector<ByteSpan> chunks;
   for (size_t at = 0; at < raw.size(); at += kStep) chunks.push_back(raw.subspan(at, std::min(kStep, raw.size() - at)));
+  return chunks;
+}
+
+// The digest of the whole is one thread's work; beside it the others encode.
+Status PackWriter::AddTensor(Codec codec, ByteSpan raw, StoredTensor* tensor) {
+  const std::vector<ByteSpan> chunks = TensorChunks(raw);
+  std::future<Digest> digest = std::async(impl_->threads > 1 && chunks.size() > 1 ? std::launch::async : std::launch::deferred, [raw] { return Sha256(raw); });
   tensor->pieces.clear();
   HOLDFAST_TRY(AddAll(codec, chunks, &tensor->pieces));
   tensor->digest = digest.get();

@@ -23,6 +23,7 @@ import harness as h
 
 LAYERS, HIDDEN, FFN, HEADS, KV = 6, 64, 128, 4, 2
 THREADS = ["--threads", "1"]
+SHORT = [*THREADS, "--seq-len", "32"]                # so that the cuts of all samples need less room than one more layer
 
 
 class Streamed(h.Workspace):
@@ -30,18 +31,18 @@ class Streamed(h.Workspace):
 
     def __init__(self, name):
         super().__init__(name, layers=LAYERS, hidden=HIDDEN, ffn=FFN, heads=HEADS, kv=KV)
-        refused = h.run(self.args("none", *THREADS, "--memory", "1M"), check=2).stderr
+        refused = h.run(self.args("none", *SHORT, "--memory", "1M"), check=2).stderr
         self.floor = int(re.search(r"at least .*?\((\d+) bytes\)", refused)[1])
         linears = HIDDEN * (HIDDEN + 2 * HIDDEN * KV // HEADS) + HIDDEN * HIDDEN + 3 * HIDDEN * FFN
         self.layer = 2 * (linears + 2 * HIDDEN)
 
     def memory(self, layers):
         """So that this many are resident at once (all: also a few samples more in flight), and no cut stays in memory."""
-        return [*THREADS, "--memory", str(self.floor + (layers - 1) * self.layer)] if layers < LAYERS else THREADS
+        return [*SHORT, "--memory", str(self.floor + (layers - 1) * self.layer)] if layers < LAYERS else SHORT
 
     def with_cuts(self, layers):
         """The same, and the cuts of all samples stay there."""
-        return [*THREADS, "--memory", str(self.floor + layers * self.layer - 1)]
+        return [*SHORT, "--memory", str(self.floor + layers * self.layer - 1)]
 
     def packs(self, name):
         return glob.glob(self.path(name) + ".run/pack/*/*.pack")
@@ -49,17 +50,19 @@ class Streamed(h.Workspace):
 
 def sizes():
     with Streamed("sizes") as w:
-        w.make_golden(*THREADS)
+        w.make_golden(*SHORT)
         whole = len(w.packs("golden"))
         for layers in range(1, LAYERS):
-            name = f"l{layers}"
-            said = h.run(w.args(name, *w.memory(layers)), check=0).stderr
-            assert f"streamed {max(1, layers // 2)} at a time" in said, said
-            w.assert_golden(name)
-            w.fsck(name)
-            left = len(w.packs(name))
-            assert left == whole, f"{layers} layers at once: {left} packs are left, {whole} after a resident run"
-    print(f"streamed_test sizes: 1 to {LAYERS - 1} of {LAYERS} layers at once, same bytes, no cut left")
+            for name, limit in ((f"l{layers}", w.memory(layers)), (f"c{layers}", w.with_cuts(layers))):
+                run = h.run(w.args(name, *limit, "--json"), check=0)
+                said = [json.loads(line) for line in run.stdout.splitlines()]
+                stage = next(e for e in said if e["event"] == "plan")["stages"][0]
+                assert stage["streamed"] and stage["layers_at_once"] == layers and (stage["cuts_in_memory"] > 0) == (name[0] == "c"), stage
+                w.assert_golden(name)
+                w.fsck(name)
+                left = len(w.packs(name))
+                assert left == whole, f"{layers} layers at once: {left} packs are left, {whole} after a resident run"
+    print(f"streamed_test sizes: 1 to {LAYERS - 1} of {LAYERS} layers at once, cuts in packs and in memory, same bytes, no cut left")
 
 
 def memory():
@@ -89,7 +92,7 @@ def kills(budget, seed):
     rng = random.Random(seed)
     done = runs = 0
     with Streamed("streamed") as w:
-        w.make_golden(*THREADS)
+        w.make_golden(*SHORT)
         begin = time.time()
         h.run(w.args("timed", *w.memory(1)), check=0)
         whole = time.time() - begin
@@ -98,7 +101,7 @@ def kills(budget, seed):
             name, sizes_used = f"r{runs}", []
             for _ in range(1000):
                 sizes_used.append(rng.randint(1, LAYERS))
-                killed, status, said = h.attempt_with_kills(w.args(name, *w.memory(sizes_used[-1])), rng, whole * rng.choice([0.5, 1.0, 1.5]), whole / 2)
+                killed, status, said = h.attempt_with_kills(w.args(name, *rng.choice([w.memory, w.with_cuts])(sizes_used[-1])), rng, whole * rng.choice([0.5, 1.0, 1.5]), whole / 2)
                 done += killed
                 h.assert_no_half_output(w.path(name))
                 if status is not None:
@@ -122,7 +125,7 @@ def points(budget):
 def lost():
     rng = random.Random(7)
     with Streamed("lost-cuts") as w:
-        w.make_golden(*THREADS)
+        w.make_golden(*SHORT)
         for group, repair in ((2, True), (2, False), (3, True), (3, False)):
             name = f"g{group}{repair}"
             # The worker stops for good in the middle of its second, or third, group of two layers, and jobctl with it.
