@@ -289,7 +289,7 @@ struct SourceRead {          // W, a = unit: digests of the source tensors as a 
 struct Cut {                 // H, inside S: the hidden states that leave a stage for one sample, [tokens, hidden] bf16
   uint64_t tokens = 0, hidden = 0;
   Digest digest;             // SHA-256 of the raw bytes
-  std::vector<PackManifest> packs;  // chunks in byte order; empty: not kept (behind the last layer)
+  std::vector<PackManifest> packs;  // chunks in byte order; empty: not kept (behind the last layer, and between groups of a streamed stage that kept it in memory)
 };
 
 struct SampleRecord {        // S, stage = stream, a = sample, b = first layer; part 0 = JSON, part 1 = amax as f32 LE bit patterns
