@@ -29,20 +29,21 @@ SHORT = [*THREADS, "--seq-len", "32"]                # so that the cuts of all s
 class Streamed(h.Workspace):
     """A model of LAYERS layers, and how much memory so many of them need."""
 
-    def __init__(self, name):
+    def __init__(self, name, options=SHORT):
+        self.options = options
         super().__init__(name, layers=LAYERS, hidden=HIDDEN, ffn=FFN, heads=HEADS, kv=KV)
-        refused = h.run(self.args("none", *SHORT, "--memory", "1M"), check=2).stderr
+        refused = h.run(self.args("none", *options, "--memory", "1M"), check=2).stderr
         self.floor = int(re.search(r"at least .*?\((\d+) bytes\)", refused)[1])
         linears = HIDDEN * (HIDDEN + 2 * HIDDEN * KV // HEADS) + HIDDEN * HIDDEN + 3 * HIDDEN * FFN
         self.layer = 2 * (linears + 2 * HIDDEN)
 
     def memory(self, layers):
         """So that this many are resident at once (all: also a few samples more in flight), and no cut stays in memory."""
-        return [*SHORT, "--memory", str(self.floor + (layers - 1) * self.layer)] if layers < LAYERS else SHORT
+        return [*self.options, "--memory", str(self.floor + (layers - 1) * self.layer)] if layers < LAYERS else self.options
 
     def with_cuts(self, layers):
         """The same, and the cuts of all samples stay there."""
-        return [*SHORT, "--memory", str(self.floor + layers * self.layer - 1)]
+        return [*self.options, "--memory", str(self.floor + layers * self.layer - 1)]
 
     def packs(self, name):
         return glob.glob(self.path(name) + ".run/pack/*/*.pack")
@@ -115,7 +116,7 @@ def kills(budget, seed):
 
 
 def points(budget):
-    with Streamed("streamed-points") as w:
+    with Streamed("streamed-points", THREADS) as w:
         w.make_golden(*THREADS)
         fail_points_test.STAGES = w.memory(2)
         tally = fail_points_test.singles(w, random.Random(1), budget, os.cpu_count())
