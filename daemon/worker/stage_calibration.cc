@@ -86,9 +86,10 @@ Status StageWorker::Impl::Enter(const Todo& todo) {
 }
 
 // Whether what leaves this group goes into packs. A stage's own must, for the next one reads them there. Between groups it is the price of going on
-// where a kill found us, so it is paid when doing the same again would take long, or when there is no room to keep them in memory.
+// where a kill found us, so it is paid when doing the same again would take long, or when it has been done again already, or when there is no room to
+// keep them in memory.
 bool StageWorker::Impl::KeepsCuts(const Todo& todo) const {
-  if (todo.last_layer == stage.last_layer || args.size.cuts < todo.samples.size()) return true;
+  if (todo.last_layer == stage.last_layer || args.size.cuts < todo.samples.size() || PassedBefore(state, todo)) return true;
   return clock.MonotonicNs() - kept_ns + group_ns > kRedoNs;
 }
 

@@ -82,6 +82,10 @@ std::optional<Todo> NextGroup(const RunState& state, const StagePlan& stage, uin
   return todo;
 }
 
+bool PassedBefore(const RunState& state, const Todo& todo) {
+  return std::any_of(todo.samples.begin(), todo.samples.end(), [&](uint32_t sample) { return state.SampleCovers(sample, todo.first_layer, todo.last_layer); });
+}
+
 ConsumedCuts FindConsumedCuts(const RunState& state, const StagePlan& stage, uint32_t from) {
   ConsumedCuts consumed;
   consumed.below = stage.last_layer;

@@ -29,6 +29,10 @@ struct Todo {
 std::optional<Todo> NextGroup(const RunState& state, const StagePlan& stage, uint32_t layers_at_once, const std::function<bool(const Cut&)>& usable,
                               const std::function<bool(uint32_t sample, uint32_t layer)>& held = nullptr);
 
+// Whether some of these samples have passed these layers before, and have to again because the way to the cut behind them was lost. What leaves such a
+// group should be kept this time: else a worker that is killed again and again gets nowhere.
+bool PassedBefore(const RunState& state, const Todo& todo);
+
 // The cuts between the stage's groups that no sample goes on from any more: every sample has been computed from them. As long as what followed
 // from a cut stands (nothing voids it), nobody reads it again.
 struct ConsumedCuts {

@@ -212,7 +212,7 @@ class Worker {
     for (const auto& [sample, cut] : packs) scheduler.OnCutCommitted(sample);
     for (const uint32_t sample : todo.held) scheduler.OnCutCommitted(sample);
     const uint32_t share = node_.cluster.nodes.at(me_.node)->options.cuts_kept;
-    const bool kept = todo.last_layer == stage_.last_layer || Random(Mix(share, todo.last_layer)).Chance(share);   // a clone comes to the same
+    const bool kept = todo.last_layer == stage_.last_layer || PassedBefore(state_, todo) || Random(Mix(share, todo.last_layer)).Chance(share);   // a clone comes to the same
     CutWriter cuts(fs_, clock_, state_.layout(), me_.nonce, Stream());
     std::vector<CommitEvent> events;
     CommitQueue queue({.fs = &fs_, .clock = &clock_, .state = &state_, .writer = writer_.get(), .incarnation = me_.nonce, .stage = stage_.stage,
