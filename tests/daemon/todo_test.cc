@@ -61,6 +61,17 @@ class Groups : public ::testing::Test {
   std::optional<RunState> state_;
 };
 
+TEST_F(Groups, WhatHasToBePassedAgainIsKnown) {
+  Pass({0, 1, 2, 3}, 0, 2);
+  const auto onward = Next(2);
+  Expect(onward, 2, 4, {0, 1, 2, 3});
+  EXPECT_FALSE(PassedBefore(*state_, *onward));
+  const auto again = Next(2, [](const Cut&) { return false; });
+  ASSERT_TRUE(again.has_value());
+  EXPECT_EQ(again->first_layer, 0u);
+  EXPECT_TRUE(PassedBefore(*state_, *again));
+}
+
 TEST_F(Groups, AResidentStageIsOneGroup) { Expect(Next(6), 0, 6, {0, 1, 2, 3}); }
 
 TEST_F(Groups, AllSamplesPassOneGroupBeforeTheNext) {
