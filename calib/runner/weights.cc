@@ -172,7 +172,7 @@ Error NonFinite(const SourceModel::Place& place, const TensorPlan& t) {
 constexpr uint64_t kSliceBytes = 1u << 20;   // what a core's cache holds
 
 // To a GPU, piece by piece: while one is copied there, the next is read, hashed and looked through, slice by slice, while a slice is in the CPU's
-// cache. Pinned memory is only written: reading it back was measured to be several times slower than ordinary memory.
+// cache. Pinned memory is only written.
 Result<Digest> LoadInPieces(const SourceModel::Place& place, const TensorPlan& t, const RunnerOptions& options, const at::Tensor& target,
                             device::Uploader& uploader) {
   const uint64_t values = device::Uploader::kBytes / 2, all = static_cast<uint64_t>(target.numel()), width = DTypeBytes(t.dtype);

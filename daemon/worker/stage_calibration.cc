@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The samples' way through a stage's layers. Those that fit in memory together are one group; a stage of several groups is streamed: all samples
-// pass one group before the next, the cuts between them lie in packs, and beside the group that is computed the last one is evicted and the next
-// one loaded.
+// pass one group before the next, the cuts between them lie in memory or in packs, and beside the group that is computed the last one is evicted
+// and the next one loaded.
 #include <malloc.h>
 
 #include <algorithm>
