@@ -109,16 +109,10 @@ CommitQueue::Verdict CommitQueue::Judge(const ComputedSample& sample) const {
   const SampleRecord& record = sample.record;
   const RunState& state = *options_.state;
   if (state.Omitted(record.sample)) return Verdict::kDrop;
-  if (record.first_layer > 0 && !sample.from_memory) {
-    const Cut* input = state.CutBefore(record.sample, record.first_layer);
-    if (input == nullptr) return Verdict::kWait;
-    if (input->digest != record.input) return Verdict::kRedo;   // its producer died before the commit, and another device computed other bits
-  }
-  // Computed again because the way to its cut was lost, and the cut is not kept this time either.
-  const SampleRecord* before = record.output && record.output->packs.empty() ? state.Sample(record.sample, record.first_layer) : nullptr;
-  const bool said = before != nullptr && before->first_layer == record.first_layer && before->last_layer == record.last_layer && before->output &&
-                    before->output->digest == record.output->digest;
-  return said ? Verdict::kSaidBefore : Verdict::kAppend;
+  if (record.first_layer == 0 || sample.from_memory) return Verdict::kAppend;
+  const Cut* input = state.CutBefore(record.sample, record.first_layer);
+  if (input == nullptr) return Verdict::kWait;
+  return input->digest == record.input ? Verdict::kAppend : Verdict::kRedo;   // its producer died before the commit, and another device computed other bits
 }
 
 Status CommitQueue::CommitReady() {
@@ -131,7 +125,6 @@ Status CommitQueue::CommitReady() {
     if (verdict == Verdict::kDrop) options_.on_event(SampleDropped{number});
     if (verdict == Verdict::kRedo) options_.on_event(SampleRedo{number});
     if (verdict == Verdict::kWait) waiting.push_back(std::move(sample));
-    if (verdict == Verdict::kSaidBefore) options_.on_event(SampleCommitted{number, true});
     if (verdict != Verdict::kAppend) continue;
     for (Record& r : sample.record.ToRecords(options_.stage)) slot.push_back(std::move(r));
     committed.push_back(number);
@@ -139,7 +132,7 @@ Status CommitQueue::CommitReady() {
   prepared_ = std::move(waiting);
   if (committed.empty()) return OkStatus();
   HOLDFAST_TRY(options_.writer->Append(std::move(slot)));
-  for (const uint32_t sample : committed) options_.on_event(SampleCommitted{sample, false});
+  for (const uint32_t sample : committed) options_.on_event(SampleCommitted{sample});
   return committed.size() == kSlotRecordsMax ? CommitReady() : OkStatus();
 }
 

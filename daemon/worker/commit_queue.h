@@ -27,7 +27,7 @@ struct ComputedSample {
 };
 
 struct SampleAnnounced { uint32_t sample; };                // that it is being computed alone is durable
-struct SampleCommitted { uint32_t sample; bool said_before; };   // durable; by an earlier record that says the same
+struct SampleCommitted { uint32_t sample; };                // durable
 struct UpstreamCommitted { std::map<uint32_t, Cut> cuts; };  // by the upstream stage
 struct SampleRedo { uint32_t sample; };                     // was computed from a cut that upstream then committed otherwise
 struct SamplesOmitted { std::vector<uint32_t> samples; };   // are left out since the last look: nobody computes them any more
@@ -67,7 +67,7 @@ class CommitQueue {
   size_t waiting() const { return prepared_.size(); }
 
  private:
-  enum class Verdict : uint8_t { kAppend, kSaidBefore, kWait, kRedo, kDrop };
+  enum class Verdict : uint8_t { kAppend, kWait, kRedo, kDrop };
   Verdict Judge(const ComputedSample& sample) const;
   Status CommitReady();
   Status LookAround(uint64_t now);

@@ -37,7 +37,7 @@ Result<std::vector<PackManifest>> CutWriter::Write(ByteSpan hidden, std::optiona
   Codec codec;
   {
     const std::lock_guard lock(mutex_);
-    codec = as.value_or(choice_.Next());
+    codec = as ? *as : choice_.Next();
   }
   const uint64_t begin_ns = clock_.MonotonicNs();
   PackWriter packs(fs_, layout_, incarnation_, stream_);

@@ -262,7 +262,7 @@ class Worker {
   Status Take(CommitEvent event, StageScheduler* scheduler, std::map<uint32_t, Cut>* packs) {
     if (const auto* c = std::get_if<SampleCommitted>(&event)) {
       scheduler->OnCommitted(c->sample);
-      if (!c->said_before) Acknowledge({.cls = RecordClass::kSample, .stage = 0, .a = c->sample, .b = last_.at(c->sample).first_layer});
+      Acknowledge({.cls = RecordClass::kSample, .stage = 0, .a = c->sample, .b = last_.at(c->sample).first_layer});
       if (self_.random().Chance(node_.options.recompute)) return OnceMore(c->sample);
     } else if (auto* u = std::get_if<UpstreamCommitted>(&event)) {
       for (auto& [sample, cut] : u->cuts) {
