@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 
+#include "daemon/core/words.h"
 #include "daemon/node/job_driver.h"
 #include "export/shard/output_plan.h"
 #include "jobctl/options.h"
@@ -11,34 +12,24 @@
 namespace holdfast {
 namespace {
 
-StageMemory MemoryOf(const JobDemand& demand, const std::vector<NodeView>& nodes) {
-  const bool wide = std::any_of(nodes.begin(), nodes.end(), [](const NodeView& n) { return MatmulOf(n.numerics) == MatmulDtype::kF32; });
-  const MatmulDtype matmul = wide ? MatmulDtype::kF32 : MatmulDtype::kBf16;
-  return LeastMemoryOf(*demand.decoder, *demand.plan, demand.seq_len, matmul);
-}
-
 std::string LayersOf(const LayerRange& r) { return std::to_string(r.first) + "-" + std::to_string(r.second - 1); }
 
 // A stage that was asked to lie on one node must fit there: nobody asked for another.
 Status FitsWhereAsked(const std::vector<LayerRange>& ranges, const std::vector<std::string>& on, const std::vector<NodeView>& nodes,
-                      const StageMemory& memory) {
+                      const SeatMemory& memory) {
   for (size_t i = 0; i < on.size(); ++i) {
-    const NodeView* node = nullptr;            // the largest of its devices
-    for (const NodeView& n : nodes) {
-      if (NodeOfSeat(n.name) == on[i] && (node == nullptr || n.memory_bytes > node->memory_bytes)) node = &n;
-    }
-    if (node == nullptr) continue;
-    const uint64_t need = memory.Least(ranges[i].first, ranges[i].second);
-    if (need <= node->memory_bytes) continue;
-    return InvalidArgument("--on " + on[i] + ": layers " + LayersOf(ranges[i]) + " need at least " + FormatSize(need) + ", " + on[i] + " plans with " +
-                           FormatSize(node->memory_bytes) + ": " + FormatSize(need - node->memory_bytes) + " (" + std::to_string(need - node->memory_bytes) +
-                           " bytes) too little; give it fewer layers, or leave --on out");
+    std::vector<NodeView> seats;
+    std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(seats), [&](const NodeView& n) { return NodeOfSeat(n.name) == on[i]; });
+    const auto fits = [&](const NodeView& seat) { return memory.FitsStreamed(seat, ranges[i], seat.memory_bytes); };
+    if (seats.empty() || std::any_of(seats.begin(), seats.end(), fits)) continue;
+    return InvalidArgument("--on " + on[i] + ": layers " + LayersOf(ranges[i]) + " do not fit: " + LackText(ranges[i], seats, memory) +
+                           "; give it fewer layers, or leave --on out");
   }
   return OkStatus();
 }
 
 Result<std::vector<PlacedRange>> Place(const JobDemand& demand, const std::vector<LayerRange>& ranges, const std::vector<std::string>& on,
-                                       const std::vector<NodeView>& nodes, const StageMemory& memory) {
+                                       const std::vector<NodeView>& nodes, const SeatMemory& memory) {
   if (ranges.empty()) return CutAndPlace(demand.plan->layers, nodes, memory);
   HOLDFAST_TRY(FitsWhereAsked(ranges, on, nodes, memory));
   std::vector<StageWish> wishes;
@@ -75,21 +66,18 @@ std::optional<uint64_t> Estimate(const JobDemand& demand, const JobPlan& plan, c
 
 }  // namespace
 
-MatmulDtype MatmulOf(const std::string& numerics) {
-  return numerics.find("/f32/") != std::string::npos ? MatmulDtype::kF32 : MatmulDtype::kBf16;
-}
-
 NodeView ViewOf(const NodeStatus& node) {
   const Incarnation& i = node.known.incarnation;
   NodeView v;
   v.name = node.known.name;
   v.incarnation = i.nonce;
   v.memory_bytes = node.beat ? node.beat->memory_bytes : i.memory_bytes;
+  v.host_bytes = node.beat ? node.beat->host_bytes : 0;
   v.speed = std::max<uint64_t>(1, i.speed);
   v.version = i.version;
   v.numerics = i.numerics;
   for (const DeviceBeat& d : node.beat ? node.beat->devices : std::vector<DeviceBeat>{}) {
-    v.devices.push_back({d.name, d.numerics, d.memory_bytes, 0, std::max<uint64_t>(1, d.speed)});
+    v.devices.push_back({d.name, d.numerics, d.memory_bytes, 0, std::max<uint64_t>(1, d.speed), d.host_bytes});
   }
   return v;
 }
@@ -109,17 +97,19 @@ Result<JobPlan> PlanJob(const JobDemand& demand, const std::vector<LayerRange>& 
   for (const NodeView& n : of_nodes) {
     for (NodeView& seat : SeatsOf(n)) nodes.push_back(std::move(seat));
   }
-  const StageMemory memory = MemoryOf(demand, nodes);
+  const SeatMemory memory = LeastMemoryOf(*demand.decoder, *demand.plan, demand.seq_len);
   if (nodes.empty()) {
     const std::vector<LayerRange> whole = {{0, demand.plan->layers}};
-    for (const LayerRange& r : ranges.empty() ? whole : ranges) out.stages.push_back({r, "", memory(r.first, r.second), 0, false});
+    const StageMemory on_a_cpu = memory.Of({});
+    for (const LayerRange& r : ranges.empty() ? whole : ranges) out.stages.push_back({r, "", on_a_cpu(r.first, r.second), 0, false});
   } else {
     const auto placed = Place(demand, ranges, on, nodes, memory);
     if (!placed.ok()) return InvalidArgument(placed.error().message);
     for (const PlacedRange& p : *placed) {
       const auto node = std::find_if(nodes.begin(), nodes.end(), [&](const NodeView& n) { return n.name == p.node; });
-      const uint64_t has = node == nodes.end() ? 0 : node->memory_bytes, resident = memory(p.layers.first, p.layers.second);
-      const uint64_t needs = has > 0 ? memory.Within(has, p.layers.first, p.layers.second) : resident;
+      const StageMemory there = memory.Of(node == nodes.end() ? NodeView{} : *node);
+      const uint64_t has = node == nodes.end() ? 0 : node->memory_bytes, resident = there(p.layers.first, p.layers.second);
+      const uint64_t needs = has > 0 ? there.Within(has, p.layers.first, p.layers.second) : resident;
       out.stages.push_back({p.layers, p.node, needs, has, has > 0 && resident > has});
     }
   }

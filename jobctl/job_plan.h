@@ -19,7 +19,7 @@ struct PlannedStage {
   LayerRange layers;
   std::string node;                       // "" = whichever comes; a device of a node that has several is "node/cuda:1"
   uint64_t memory_bytes = 0;              // at least: one sample on one thread
-  uint64_t memory_has = 0;                // of the node, 0 = not known
+  uint64_t memory_has = 0;                // of the node, 0 = not known. Of a GPU with memory of its own both are that
   bool streamed = false;                  // its layers do not fit there all at once
 };
 struct JobPlan {
@@ -36,8 +36,6 @@ struct JobDemand {                        // what decides the above
   uint64_t shard_bytes = 0;
 };
 
-// "cpu/f32/..." holds f32 weights, everything else bf16.
-MatmulDtype MatmulOf(const std::string& numerics);
 NodeView ViewOf(const NodeStatus& node);
 
 // The split that was asked for, or the coordinator's (`ranges` empty). `on`: the node of each range, or empty. `nodes` may be empty: then

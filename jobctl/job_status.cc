@@ -133,8 +133,8 @@ Json ToJson(const NodeStatus& node) {
                      {"planned_bytes", t.planned_bytes}, {"rss_bytes", t.rss_bytes}, {"last_death", t.last_death}, {"error", t.error}});
   }
   Json devices = Json::array();
-  for (const DeviceBeat& d : b.devices) devices.push_back({{"device", d.name}, {"numerics", d.numerics}, {"memory_bytes", d.memory_bytes}, {"speed_mflops", d.speed}});
-  doc.update({{"devices", std::move(devices)}, {"memory_bytes", b.memory_bytes}, {"memory_planned", b.memory_planned}, {"memory_available", b.memory_available},
+  for (const DeviceBeat& d : b.devices) devices.push_back({{"device", d.name}, {"numerics", d.numerics}, {"memory_bytes", d.memory_bytes}, {"host_bytes", d.host_bytes}, {"speed_mflops", d.speed}});
+  doc.update({{"devices", std::move(devices)}, {"memory_bytes", b.memory_bytes}, {"memory_planned", b.memory_planned}, {"memory_available", b.memory_available}, {"host_bytes", b.host_bytes},
               {"rss_bytes", b.rss_bytes}, {"pressure_centi_percent", b.pressure}, {"draining", b.draining}, {"paused", b.paused},
               {"storage_stalled_ms", b.storage_stalled_ms}, {"last_beat_wall_ns", b.wall_ns}, {"coordinates", b.coordinates},
               {"warnings", b.warnings}, {"tasks", std::move(tasks)}});

@@ -255,16 +255,15 @@ Result<DeviceCut> CutForDevices(const RunOptions& options, const DecoderSpec& de
   }
   HOLDFAST_ASSIGN(const std::vector<uint64_t> speeds, MeasureSpeeds(devices, threads));
   std::vector<NodeView> seats;
-  bool wide = false, gpus = true;
   for (size_t i = 0; i < devices.size(); ++i) {
     NodeView& seat = seats.emplace_back();
     seat.name = devices[i].name;
     seat.memory_bytes = memory[i];
+    seat.numerics = devices[i].numerics;
+    seat.host_bytes = devices[i].memory_bytes > 0 ? UINT64_MAX : 0;   // what of the machine's is used by others may be given back
     seat.speed = speeds[i];
-    wide = wide || devices[i].matmul == MatmulDtype::kF32;
-    gpus = gpus && !devices[i].is_cpu();
   }
-  const auto placed = CutAndPlace(plan.layers, seats, LeastMemoryOf(decoder, plan, seq_len, wide ? MatmulDtype::kF32 : MatmulDtype::kBf16, gpus ? Processor::kGpu : Processor::kCpu));
+  const auto placed = CutAndPlace(plan.layers, seats, LeastMemoryOf(decoder, plan, seq_len));
   if (!placed.ok()) return InvalidArgument("--device " + options.device + ": " + placed.error().message);
   cut.order.clear();
   for (const PlacedRange& r : *placed) {
@@ -354,7 +353,7 @@ Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec&
   }
   uint64_t boundaries = r.stages.size() - 1;   // whose cuts lie on disk at once
   std::vector<Pool> pools = PoolsOf(&r, options, devices);
-  const uint64_t host = MemAvailableBytes() / 100 * kMemoryShare / pools.size();
+  const uint64_t host = HostShare(MemAvailableBytes(), pools.size());
   for (Pool& pool : pools) {
     HOLDFAST_TRY(CheckFloor(pool, options, devices));
     uint32_t longest = 1, wanted = 1;

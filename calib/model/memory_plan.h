@@ -24,7 +24,7 @@
 namespace holdfast {
 
 enum class Processor : uint8_t { kCpu, kGpu };
-// "cuda", "cuda:1": a GPU.
+// "cuda", "cuda:1", or a numerics class of one: a GPU.
 constexpr Processor ProcessorOf(std::string_view device) { return device.starts_with("cuda") ? Processor::kGpu : Processor::kCpu; }
 
 // Groups of a streamed stage that are resident at a time; see GroupLayers.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "ledger/base/result.h"
 
@@ -16,6 +17,8 @@ MatmulDtype CpuMatmulDtype();
 // e.g. "cpu/bf16/avx512_bf16/libtorch-1.13.0": device class, matmul dtype, instruction set, library. HOLDFAST_MATMUL=f32|bf16 overrides
 // (a different class then).
 std::string CpuNumericsClass();
+// Of any class, this machine's or another's: "cpu/f32/..." holds f32 weights, everything else bf16.
+constexpr MatmulDtype MatmulOf(std::string_view numerics) { return numerics.find("/f32/") != std::string_view::npos ? MatmulDtype::kF32 : MatmulDtype::kBf16; }
 // kInvalidArgument when HOLDFAST_MATMUL is set to something else; the two functions above then behave as if it were not set.
 Status CheckMatmulOverride();
 

@@ -99,7 +99,7 @@ bool Coordinator::Settled() const {
 }
 
 // Whether that ended the job: a stage (or the merge) given up by too many, or by everyone who could do it.
-bool Coordinator::FailGivenUp(StageId stage, const std::string& what, bool placed, uint64_t needs, const Requirement& required) {
+bool Coordinator::FailGivenUp(StageId stage, const std::string& what, bool placed, const std::function<bool(const NodeView& seat)>& fits, const Requirement& required) {
   std::string names, last;
   uint32_t gave_up = 0;
   bool hope = placed;
@@ -108,7 +108,7 @@ bool Coordinator::FailGivenUp(StageId stage, const std::string& what, bool place
       if (const std::string* why = GaveUp(seat.name, stage)) {
         names += (gave_up++ == 0 ? "" : ", ") + seat.name;
         last = *why;
-      } else if (!n.lost && (!n.heard || (WhyNot(n, seat, required).empty() && seat.memory_bytes >= needs))) {
+      } else if (!n.lost && (!n.heard || (WhyNot(n, seat, required).empty() && fits(seat)))) {
         hope = true;
       }
     }
@@ -165,7 +165,7 @@ void Coordinator::DecideMerge() {
     const bool may = heard_.Fresh(n, now_) && !n.lost && WhyNot(n, n.view, anything).empty() && !heard_.GaveUp(n, kMergeStage);
     if (may && (!best || rank(n) < rank(*best))) best = &n;
   }
-  if (FailGivenUp(kMergeStage, "the merge", best != nullptr, 0, anything)) return;
+  if (FailGivenUp(kMergeStage, "the merge", best != nullptr, [](const NodeView&) { return true; }, anything)) return;
   if (!best) return;  // as it is: whoever has it may still come back
   SayText(reason + ": the merge goes to " + best->view.name);
   Assign assign{.ranges = {}, .places = std::vector<StagePlace>(job_->stages.size()), .merge_node = best->view.name,

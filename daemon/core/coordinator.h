@@ -25,6 +25,7 @@
 // Nodes of another holdfast version, or another libtorch than the first that worked on this job, get nothing; the note names both.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -113,7 +114,7 @@ class Coordinator {
   bool Is(CoordinatorPolicy::Mutant mutant) const { return policy_.mutant == mutant; }
   void SayText(std::string text) { actions_.emplace_back(Say{std::move(text)}); }
   void Fail(std::string detail);
-  bool FailGivenUp(StageId stage, const std::string& what, bool placed, uint64_t needs, const Requirement& required);
+  bool FailGivenUp(StageId stage, const std::string& what, bool placed, const std::function<bool(const NodeView& seat)>& fits, const Requirement& required);
   void Emit(Assign assign);
   bool Named(const std::string& node, StageId stage) const;
   bool Settled() const;

@@ -48,7 +48,8 @@ bool Coordinator::Movable(const Item& item, size_t index, size_t items) const {
 // Whether a stage runs now on the node that it shares with others, rather than queue.
 bool Coordinator::RunsBeside(const Item& item, const NodeView& node, const std::vector<Item*>& others) const {
   std::vector<LocalStage> local;
-  for (const Item* i : others) local.push_back({*i->stage, i->layers.first, job_->memory.Within(node.memory_bytes, i->layers.first, i->layers.second)});
+  const StageMemory memory = job_->memory.Of(node);
+  for (const Item* i : others) local.push_back({*i->stage, i->layers.first, memory.Within(node.memory_bytes, i->layers.first, i->layers.second)});
   const std::vector<StageId> chosen = ChooseRunning(std::move(local), RoomOf(node));
   return std::find(chosen.begin(), chosen.end(), *item.stage) != chosen.end();
 }
@@ -66,7 +67,7 @@ Coordinator::Item* Coordinator::BestMove(std::vector<Item>& items, const Lying& 
     if (from == usable.end() || from->name == to.name || !item.stage || !Movable(item, i, items.size())) continue;
     const std::vector<Item*>& beside = at.at(from->name);
     if (beside.size() < 2 && !takes_all) continue;
-    if (job_->memory(item.layers.first, item.layers.second) > RoomOf(to) || GaveUp(to.name, *item.stage)) continue;
+    if (!job_->memory.Fits(to, item.layers, RoomOf(to)) || GaveUp(to.name, *item.stage)) continue;
     const double there = own + LoadOf(to, {&item}), here = LoadOf(*from, beside);
     if (there > kGain * here && !takes_all) continue;
     const std::tuple rank(!RunsBeside(item, *from, beside), here, item.layers.first);

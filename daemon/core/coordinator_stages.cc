@@ -36,10 +36,8 @@ void Coordinator::DecideStages() {
   } else {
     Place(items, usable, required);
     for (const Item& item : items) {
-      if (!item.sealed && item.stage &&
-          FailGivenUp(*item.stage, StageText(item), !item.place.node.empty(), job_->memory.Least(item.layers.first, item.layers.second), required)) {
-        return;
-      }
+      const auto fits = [&](const NodeView& seat) { return job_->memory.FitsStreamed(seat, item.layers, seat.memory_bytes); };
+      if (!item.sealed && item.stage && FailGivenUp(*item.stage, StageText(item), !item.place.node.empty(), fits, required)) return;
     }
     if (Split(items, usable, required)) Place(items, usable, required);
     Rebalance(items, usable);
@@ -99,7 +97,7 @@ Coordinator::Requirement Coordinator::MostCapable() const {
   for (const NodeView& n : Usable({})) classes[job_->reproducible ? n.numerics : TorchOf(n.numerics)].push_back(n);
   const auto fits = [&](const std::vector<NodeView>& nodes) {
     const auto one = [&](uint32_t first, uint32_t last) {
-      return std::any_of(nodes.begin(), nodes.end(), [&](const NodeView& n) { return job_->memory(first, last) <= RoomOf(n); });
+      return std::any_of(nodes.begin(), nodes.end(), [&](const NodeView& n) { return job_->memory.Fits(n, {first, last}, RoomOf(n)); });
     };
     if (job_->stages_given) return std::all_of(job_->stages.begin(), job_->stages.end(), [&](const StageView& s) { return one(s.first_layer, s.last_layer); });
     for (uint32_t l = 0; l < job_->layers; ++l) {
@@ -192,8 +190,7 @@ std::string Coordinator::WhyLeave(const Item& item, const Requirement& required)
   const std::string why_not = WhyNot(*n, *seat, required);
   if (!why_not.empty()) return why_not;
   if (const std::string* why = GaveUp(item.before, *item.stage)) return item.before + " gave up: " + Shortened(*why);
-  const uint64_t needs = job_->memory.Least(item.layers.first, item.layers.second);
-  if (needs > seat->memory_bytes) return item.before + " has " + FormatSize(seat->memory_bytes) + " now, it needs " + FormatSize(needs);
+  if (!job_->memory.FitsStreamed(*seat, item.layers, seat->memory_bytes)) return LackText(item.layers, {*seat}, job_->memory);
   if (Stuck(item, *n, required)) return item.before + " has been short of memory for " + SecondsText(policy_.suspect_ns);
   return "";
 }
@@ -203,10 +200,9 @@ bool Coordinator::Stuck(const Item& item, const HeardNode& node, const Requireme
   const auto moved = moved_.find(*item.stage);
   const TimeNs since = std::max(node.paused, moved == moved_.end() ? 0 : moved->second);
   if (!node.view.paused || now_ - since < policy_.suspect_ns) return false;
-  const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
   const std::vector<NodeView> usable = Usable(required);
   return std::any_of(usable.begin(), usable.end(), [&](const NodeView& n) {
-    return !n.paused && needs <= RoomOf(n) && !GaveUp(n.name, *item.stage);
+    return !n.paused && job_->memory.Fits(n, item.layers, RoomOf(n)) && !GaveUp(n.name, *item.stage);
   });
 }
 
@@ -271,17 +267,16 @@ void Coordinator::Place(std::vector<Item>& items, const std::vector<NodeView>& u
 std::string Coordinator::NotAsAsked(const StageWish& wish, const Item& item, const Requirement& required) const {
   if (wish.asked.empty() || NodeOfSeat(item.place.node) == wish.asked) return "";
   const HeardNode& n = *heard_.Find(wish.asked);
-  const uint64_t needs = job_->memory.Least(item.layers.first, item.layers.second);
   const std::vector<NodeView> seats = SeatsOf(n.view);
   const std::string why_not = n.heard ? WhyNot(n, seats.front(), required) : "";
   const bool gave_up = std::any_of(seats.begin(), seats.end(), [&](const NodeView& seat) { return GaveUp(seat.name, *item.stage) != nullptr; });
   std::string text = "--on asks for " + wish.asked;
   if (n.lost) return text + (n.heard ? ", which is lost" : ", which was never heard: see `jobctl nodes`");
   if (!why_not.empty()) return text + ", but " + why_not;
-  return text + (gave_up ? ", which gave up on it" : ", which is too small: it needs " + FormatSize(needs));
+  return text + (gave_up ? ", which gave up on it" : ", which is too small: " + LackText(item.layers, seats, job_->memory));
 }
 
-// By how much the largest node is too small, and of every other node that is there why it cannot.
+// By how much the node that comes closest is too small, and of every other node that is there why it cannot.
 std::string Coordinator::WaitNote(const Item& item, const std::string& note, const Requirement& required) const {
   std::string text = note;
   for (const auto& [name, n] : heard_.nodes()) {
@@ -298,12 +293,11 @@ std::string Coordinator::WaitNote(const Item& item, const std::string& note, con
 
 // Whether a node that is not lost could take it whole, were it free.
 bool Coordinator::FitsSomeone(const Item& item, const Requirement& required) const {
-  const uint64_t needs = job_->memory(item.layers.first, item.layers.second);
   return std::any_of(heard_.nodes().begin(), heard_.nodes().end(), [&](const auto& entry) {
     const HeardNode& n = entry.second;
     if (!n.heard || n.lost) return false;
     const std::vector<NodeView> seats = SeatsOf(n.view);
-    return std::any_of(seats.begin(), seats.end(), [&](const NodeView& s) { return WhyNot(n, s, required).empty() && s.memory_bytes >= needs; });
+    return std::any_of(seats.begin(), seats.end(), [&](const NodeView& s) { return WhyNot(n, s, required).empty() && job_->memory.Fits(s, item.layers, s.memory_bytes); });
   });
 }
 

@@ -13,12 +13,12 @@ constexpr uint64_t kSpeedMax = uint64_t{1} << 32;  // speeds come from other mac
 
 uint64_t SpeedOf(const NodeView& n) { return std::clamp<uint64_t>(n.speed, 1, kSpeedMax); }
 
-// The furthest last for which [first, last) fits `room`; `known` is a last that does.
-uint32_t Furthest(uint32_t first, uint32_t known, uint32_t end, uint64_t room, const StageMemory& memory) {
+// The furthest last for which [first, last) fits the seat; `known` is a last that does.
+uint32_t Furthest(uint32_t first, uint32_t known, uint32_t end, const NodeView& seat, const StageMemory& memory) {
   uint32_t low = known, high = end;
   while (low < high) {
     const uint32_t mid = low + (high - low + 1) / 2;
-    if (memory(first, mid) <= room) low = mid;
+    if (memory(first, mid) <= RoomOf(seat) && memory.Host(first, mid) <= seat.host_bytes) low = mid;
     else high = mid - 1;
   }
   return low;
@@ -26,17 +26,16 @@ uint32_t Furthest(uint32_t first, uint32_t known, uint32_t end, uint64_t room, c
 
 }  // namespace
 
-uint64_t RoomOf(const NodeView& node) { return node.memory_bytes - std::min(node.memory_bytes, node.memory_elsewhere); }
-
-Cutter::Cutter(LayerRange range, std::vector<NodeView> nodes, const StageMemory& memory) : range_(range), nodes_(std::move(nodes)) {
+Cutter::Cutter(LayerRange range, std::vector<NodeView> nodes, const SeatMemory& memory) : range_(range), nodes_(std::move(nodes)) {
   std::erase_if(nodes_, [](const NodeView& n) { return n.draining; });
   std::sort(nodes_.begin(), nodes_.end(), [](const NodeView& a, const NodeView& b) { return a.name < b.name; });
   if (!exact()) std::stable_sort(nodes_.begin(), nodes_.end(), [](const NodeView& a, const NodeView& b) { return RoomOf(a) > RoomOf(b); });
   for (const NodeView& n : nodes_) {
+    const StageMemory needs = memory.Of(n);
     std::vector<uint32_t>& reach = by_memory_.emplace_back();
     uint32_t last = range_.first;
     for (uint32_t first = range_.first; first < range_.second; ++first) {
-      last = Furthest(first, std::max(last, first), range_.second, RoomOf(n), memory);  // monotone: never less than one layer earlier
+      last = Furthest(first, std::max(last, first), range_.second, n, needs);  // monotone: never less than one layer earlier
       reach.push_back(last);
     }
   }

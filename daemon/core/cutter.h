@@ -16,15 +16,12 @@
 
 namespace holdfast {
 
-// What a node has for this job: its memory less what other jobs planned.
-uint64_t RoomOf(const NodeView& node);
-
 class Cutter {
  public:
   static constexpr size_t kExactNodesMax = 8;
 
-  // Nodes that drain are left out. `memory` must outlive the cutter.
-  Cutter(LayerRange range, std::vector<NodeView> nodes, const StageMemory& memory);
+  // Nodes that drain are left out.
+  Cutter(LayerRange range, std::vector<NodeView> nodes, const SeatMemory& memory);
 
   // Rounds that are needed when every node takes a range as large as its memory in each; 0: a layer fits nowhere.
   uint32_t RoundsNeeded() const;
@@ -32,7 +29,7 @@ class Cutter {
   // nodes. nullopt: not possible.
   std::optional<std::vector<PlacedRange>> Best(uint32_t rounds, size_t nodes_max) const;
 
-  // Ranges as long as the node of most memory can hold: no cut of fewer pieces exists. Empty: a layer does not fit.
+  // Ranges as long as any node can hold: no cut of fewer pieces exists. Empty: a layer does not fit.
   std::vector<LayerRange> FewestPieces() const;
 
   const std::vector<NodeView>& nodes() const { return nodes_; }  // by name, or by memory when there are many

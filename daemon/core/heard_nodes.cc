@@ -12,13 +12,14 @@ namespace {
 // Whether two beats differ in nothing that a decision could depend on.
 bool SameWords(const NodeView& a, const NodeView& b) {
   const auto words = [](const NodeView& v) {
-    return std::tie(v.draining, v.paused, v.storage_stalled, v.memory_bytes, v.memory_elsewhere, v.speed, v.version, v.numerics);
+    return std::tie(v.draining, v.paused, v.storage_stalled, v.memory_bytes, v.memory_elsewhere, v.host_bytes, v.speed, v.version, v.numerics);
   };
   const auto same = [](const TaskView& s, const TaskView& t) {
     return std::tie(s.stage, s.merge, s.state, s.error_code, s.error, s.device) == std::tie(t.stage, t.merge, t.state, t.error_code, t.error, t.device);
   };
   const auto same_device = [](const DeviceView& s, const DeviceView& t) {
-    return std::tie(s.name, s.numerics, s.memory_bytes, s.memory_elsewhere, s.speed) == std::tie(t.name, t.numerics, t.memory_bytes, t.memory_elsewhere, t.speed);
+    return std::tie(s.name, s.numerics, s.memory_bytes, s.memory_elsewhere, s.host_bytes, s.speed) ==
+           std::tie(t.name, t.numerics, t.memory_bytes, t.memory_elsewhere, t.host_bytes, t.speed);
   };
   return words(a) == words(b) && std::equal(a.tasks.begin(), a.tasks.end(), b.tasks.begin(), b.tasks.end(), same) &&
          std::equal(a.devices.begin(), a.devices.end(), b.devices.begin(), b.devices.end(), same_device);

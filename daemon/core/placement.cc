@@ -13,25 +13,22 @@ namespace holdfast {
 
 namespace {
 
-const NodeView* Largest(const std::vector<NodeView>& nodes) {
-  const auto less = [](const NodeView& a, const NodeView& b) { return std::pair(RoomOf(a), b.name) < std::pair(RoomOf(b), a.name); };
-  const auto it = std::max_element(nodes.begin(), nodes.end(), less);
-  return it == nodes.end() ? nullptr : &*it;
-}
-
 // What the nodes have been given so far, and what a further range would mean.
 class Loads {
  public:
-  Loads(const std::vector<NodeView>& nodes, const StageMemory& memory) : memory_(memory) {
+  Loads(const std::vector<NodeView>& nodes, const SeatMemory& memory) : memory_(memory) {
     for (const NodeView& n : nodes) {
       if (!n.draining) nodes_.emplace(n.name, n);
     }
   }
   void Add(const std::string& node, const LayerRange& r) {
-    used_[node] += memory_(r.first, r.second);
+    if (const auto n = nodes_.find(node); n != nodes_.end()) used_[node] += Needs(n->second, r);
     layers_[node] += r.second - r.first;
   }
-  bool Fits(const std::string& node, const StageWish& w) const { return FitsIn(memory_(w.layers.first, w.layers.second), node, w); }
+  bool Fits(const std::string& node, const StageWish& w) const {
+    const auto n = Open(node, w);
+    return n != nodes_.end() && memory_.Fits(n->second, w.layers, RoomOf(n->second));
+  }
   // The best seat for a wish, "" when it fits none: of them all, or of those of this node (or this seat alone).
   std::string Choose(const StageWish& w) const {
     return Best(w, [&](const std::string& seat) { return Fits(seat, w); });
@@ -40,16 +37,23 @@ class Loads {
     return Best(w, [&](const std::string& seat) { return IsAt(seat, node) && Fits(seat, w); });
   }
   std::string ChooseStreamedAt(const std::string& node, const StageWish& w) const {
-    const uint64_t least = memory_.Least(w.layers.first, w.layers.second);
-    return Best(w, [&](const std::string& seat) { return IsAt(seat, node) && FitsIn(least, seat, w); });
+    return Best(w, [&](const std::string& seat) {
+      const auto n = Open(seat, w);
+      return IsAt(seat, node) && n != nodes_.end() && memory_.FitsStreamed(n->second, w.layers, RoomOf(n->second));
+    });
   }
   std::string WhyNone(const StageWish& w) const;
+  // The most that it takes on any of them, all resident.
+  uint64_t MostOf(const StageWish& w) const {
+    uint64_t most = 0;
+    for (const auto& [name, node] : nodes_) most = std::max(most, Needs(node, w.layers));
+    return most;
+  }
 
  private:
-  bool FitsIn(uint64_t needs, const std::string& node, const StageWish& w) const {
-    const auto n = nodes_.find(node);
-    return n != nodes_.end() && !Barred(node, w) && needs <= RoomOf(n->second);
-  }
+  using Nodes = std::map<std::string, NodeView>;
+  Nodes::const_iterator Open(const std::string& node, const StageWish& w) const { return Barred(node, w) ? nodes_.end() : nodes_.find(node); }
+  uint64_t Needs(const NodeView& n, const LayerRange& r) const { return memory_.Of(n)(r.first, r.second); }
   static bool IsAt(const std::string& seat, const std::string& node) { return seat == node || NodeOfSeat(seat) == node; }
   static bool Barred(const std::string& node, const StageWish& w) { return std::find(w.barred.begin(), w.barred.end(), node) != w.barred.end(); }
   template <class F>
@@ -59,18 +63,17 @@ class Loads {
     return it == of.end() ? 0 : it->second;
   }
 
-  const StageMemory& memory_;
-  std::map<std::string, NodeView> nodes_;
+  const SeatMemory& memory_;
+  Nodes nodes_;
   std::map<std::string, uint64_t> used_, layers_;
 };
 
 // Where one device of a node failed, the others are tried after other nodes: the node itself may be what is wrong.
 template <class F>
 std::string Loads::Best(const StageWish& w, F may) const {
-  const uint64_t needs = memory_(w.layers.first, w.layers.second);
   const auto rank = [&](const NodeView& n) {
     const bool doubtful = std::any_of(w.barred.begin(), w.barred.end(), [&](const std::string& b) { return NodeOfSeat(b) == NodeOfSeat(n.name); });
-    const bool no_room = Get(used_, n.name) + needs > RoomOf(n);
+    const bool no_room = Get(used_, n.name) + Needs(n, w.layers) > RoomOf(n);
     const uint64_t layers = Get(layers_, n.name) + w.layers.second - w.layers.first;
     return std::tuple(doubtful, n.paused, no_room, static_cast<double>(layers) / static_cast<double>(std::max<uint64_t>(n.speed, 1)), n.name);
   };
@@ -86,18 +89,19 @@ std::string Loads::WhyNone(const StageWish& w) const {
   for (const auto& [name, node] : nodes_) {
     if (!Barred(name, w)) open.push_back(node);
   }
-  if (const NodeView* largest = Largest(open)) return ShortfallText(memory_(w.layers.first, w.layers.second), *largest);
+  if (!open.empty()) return ShortfallText(w.layers, open, memory_);
   return nodes_.empty() ? "no node is there to take it" : "every node that is there refused it or gave up on it";
 }
 
 // Neighbouring ranges of one node would be worked on one after the other: streamed they share a process, and the next layers load meanwhile.
-std::vector<PlacedRange> Joined(const std::vector<PlacedRange>& ranges, const StageMemory& memory, const std::vector<NodeView>& nodes) {
-  if (!memory.streams()) return ranges;
+std::vector<PlacedRange> Joined(const std::vector<PlacedRange>& ranges, const SeatMemory& memory, const std::vector<NodeView>& nodes) {
   std::vector<PlacedRange> joined;
   for (const PlacedRange& r : ranges) {
     PlacedRange* before = joined.empty() || joined.back().node != r.node ? nullptr : &joined.back();
     const auto node = std::find_if(nodes.begin(), nodes.end(), [&](const NodeView& n) { return n.name == r.node; });
-    if (before != nullptr && node != nodes.end() && memory.Least(before->layers.first, r.layers.second) <= RoomOf(*node)) before->layers.second = r.layers.second;
+    const bool one = before != nullptr && node != nodes.end() && memory.Of(*node).streams() &&
+                     memory.FitsStreamed(*node, {before->layers.first, r.layers.second}, RoomOf(*node));
+    if (one) before->layers.second = r.layers.second;
     else joined.push_back(r);
   }
   return joined;
@@ -105,24 +109,24 @@ std::vector<PlacedRange> Joined(const std::vector<PlacedRange>& ranges, const St
 
 }  // namespace
 
-Result<std::vector<PlacedRange>> CutAndPlace(uint32_t layers, const std::vector<NodeView>& nodes, const StageMemory& memory) {
+Result<std::vector<PlacedRange>> CutAndPlace(uint32_t layers, const std::vector<NodeView>& nodes, const SeatMemory& memory) {
   const Cutter cutter({0, layers}, nodes, memory);
   if (layers == 0 || cutter.nodes().empty()) return Exhausted(layers == 0 ? "a model of no layers cannot be cut" : "no node is there to take a stage");
-  const NodeView* largest = Largest(cutter.nodes());
   for (uint32_t layer = 0; layer < layers; ++layer) {
-    const uint64_t needs = memory(layer, layer + 1);
-    if (needs > RoomOf(*largest)) {
-      return Exhausted("layer " + std::to_string(layer) + " alone, one sample on one thread, " + ShortfallText(needs, *largest) +
+    const LayerRange alone{layer, layer + 1};
+    const auto fits = [&](const NodeView& n) { return memory.Fits(n, alone, RoomOf(n)); };
+    if (std::none_of(cutter.nodes().begin(), cutter.nodes().end(), fits)) {
+      return Exhausted("layer " + std::to_string(layer) + " alone, one sample on one thread, " + ShortfallText(alone, cutter.nodes(), memory) +
                        ": give a node more memory (holdfastd --memory), add a node, or submit with a shorter --seq-len");
     }
   }
-  // Every layer fits the largest node, so each round takes one layer at least.
+  // Every layer fits some node, so each round takes one layer at least.
   auto best = cutter.Best(cutter.RoundsNeeded(), cutter.nodes().size());
   HOLDFAST_CHECK(best.has_value());
   return Joined(*best, memory, nodes);
 }
 
-std::vector<StagePlace> PlaceStages(const std::vector<StageWish>& wishes, const std::vector<NodeView>& nodes, const StageMemory& memory) {
+std::vector<StagePlace> PlaceStages(const std::vector<StageWish>& wishes, const std::vector<NodeView>& nodes, const SeatMemory& memory) {
   Loads loads(nodes, memory);
   std::vector<StagePlace> places(wishes.size());
   const auto give = [&](size_t i, const std::string& node) {
@@ -144,8 +148,9 @@ std::vector<StagePlace> PlaceStages(const std::vector<StageWish>& wishes, const 
   for (size_t i = 0; i < wishes.size(); ++i) {
     if (places[i].node.empty()) rest.push_back(i);
   }
-  const auto needs = [&](size_t i) { return memory(wishes[i].layers.first, wishes[i].layers.second); };
-  std::stable_sort(rest.begin(), rest.end(), [&](size_t a, size_t b) { return needs(a) > needs(b); });
+  std::vector<uint64_t> needs;
+  for (const StageWish& w : wishes) needs.push_back(loads.MostOf(w));
+  std::stable_sort(rest.begin(), rest.end(), [&](size_t a, size_t b) { return needs[a] > needs[b]; });
   for (const size_t i : rest) {
     const std::string node = loads.Choose(wishes[i]);
     if (node.empty()) places[i].note = loads.WhyNone(wishes[i]);
@@ -154,7 +159,7 @@ std::vector<StagePlace> PlaceStages(const std::vector<StageWish>& wishes, const 
   return places;
 }
 
-std::optional<std::vector<PlacedRange>> SplitRange(LayerRange range, const std::vector<NodeView>& nodes, const StageMemory& memory) {
+std::optional<std::vector<PlacedRange>> SplitRange(LayerRange range, const std::vector<NodeView>& nodes, const SeatMemory& memory) {
   const Cutter cutter(range, nodes, memory);
   const std::vector<LayerRange> pieces = cutter.FewestPieces();
   if (pieces.empty()) return std::nullopt;

@@ -44,10 +44,11 @@ NodeView ViewOf(const Beat& b) {
   v.paused = b.paused;
   v.storage_stalled = b.storage_stalled_ms > 0;
   v.memory_bytes = b.memory_bytes;
+  v.host_bytes = b.host_bytes;
   v.speed = std::max<uint64_t>(1, b.speed);
   v.version = b.version;
   v.numerics = b.numerics;
-  for (const DeviceBeat& d : b.devices) v.devices.push_back({d.name, d.numerics, d.memory_bytes, 0, std::max<uint64_t>(1, d.speed)});
+  for (const DeviceBeat& d : b.devices) v.devices.push_back({d.name, d.numerics, d.memory_bytes, 0, std::max<uint64_t>(1, d.speed), d.host_bytes});
   return v;
 }
 

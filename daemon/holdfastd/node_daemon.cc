@@ -49,6 +49,7 @@ class NodeDaemon {
   RootInfo root_;
   std::vector<TaskRunner::Seat> seats_;
   std::vector<DeviceBeat> devices_;       // as they are announced; empty where there is one
+  uint64_t host_bytes_ = 0;               // likewise, of all of them
   Incarnation self_;
   std::unique_ptr<ControlLink> link_;
   std::unique_ptr<Membership> others_;
@@ -84,11 +85,14 @@ Status NodeDaemon::DescribeSelf() {
   self_.threads = options_.threads > 0 ? options_.threads : std::max<uint32_t>(1, cores / static_cast<uint32_t>(devices.size()));
   HOLDFAST_ASSIGN(const std::vector<uint64_t> speeds, MeasureSpeeds(devices, static_cast<uint32_t>(self_.threads)));
   const std::vector<uint64_t> memory = ShareMemory(devices, options_.memory_bytes, MemAvailableBytes());
+  const uint64_t share = HostShare(MemAvailableBytes(), devices.size());
   for (size_t i = 0; i < devices.size(); ++i) {
+    const uint64_t host = devices[i].memory_bytes > 0 ? share : 0;
+    host_bytes_ += host;
     self_.speed += speeds[i];
     self_.memory_bytes += memory[i];
     seats_.push_back({devices[i], memory[i]});
-    if (devices.size() > 1) devices_.push_back({devices[i].name, devices[i].numerics, memory[i], speeds[i]});
+    if (devices.size() > 1) devices_.push_back({devices[i].name, devices[i].numerics, memory[i], speeds[i], host});
   }
   return OkStatus();
 }
@@ -159,6 +163,7 @@ void NodeDaemon::Speak() {
   Beat beat;
   tasks_->Fill(&beat);
   beat.devices = devices_;
+  beat.host_bytes = host_bytes_;
   beat.draining = draining_;
   beat.rss_bytes = RssBytes(::getpid()).value_or(0);
   beat.coordinates = board_->Coordinates();

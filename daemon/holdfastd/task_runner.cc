@@ -173,7 +173,7 @@ void TaskRunner::Learn(const std::vector<Wish>& wanted) {
 // What lies in the host's memory beside a GPU's: an equal part of what is free there now. Of a GPU that has none of its own it lies in the same.
 WorkerSize TaskRunner::SizeFor(const MemoryPlan& memory, const Seat& seat, uint32_t samples, uint64_t room, Neighbours neighbours) const {
   const bool own = seat.device.memory_bytes > 0;
-  const uint64_t host = MemAvailableBytes() / 100 * kMemoryShare / options_.seats.size();
+  const uint64_t host = HostShare(MemAvailableBytes(), options_.seats.size());
   const uint32_t layers = neighbours == Neighbours::kNone ? memory.layers_wanted : memory.layers;
   return LargestThatFits(PreferredSize(options_.threads, layers, samples), memory.layers, neighbours, [&](const WorkerSize& s) {
     const uint64_t total = memory.Total(s.threads, s.window, s.layers, s.cuts), beside = memory.Host(s.threads, s.window, s.cuts);
@@ -202,6 +202,7 @@ void TaskRunner::Launch(const Wish& w, uint64_t reserve) {
     if (!memory.ok() || w.minimum_bytes > room) return;   // its neighbours are being made smaller, see Reconcile
     spec.size = SizeFor(*memory, *w.seat, state.samples_in(), room - std::min(room, reserve), state.plan().stages.size() > 1 ? Neighbours::kSome : Neighbours::kNone);
     spec.planned_bytes = memory->Total(spec.size.threads, spec.size.window, spec.size.layers, spec.size.cuts);
+    if (device.memory_bytes == 0) spec.planned_bytes += memory->Host(spec.size.threads, spec.size.window, spec.size.cuts);
     spec.samples_done = w.job->driver->SamplesDone(w.plan);
     const auto known = state.stages().find(w.plan.stage);
     if (known != state.stages().end() && !known->second.claims.empty()) {

@@ -48,6 +48,9 @@ inline constexpr uint64_t kMemoryShare = 95;   // percent of memory that workers
 // of what is `available`) is shared in equal parts by the devices that live in it.
 std::vector<uint64_t> ShareMemory(const std::vector<Device>& devices, std::optional<uint64_t> said, uint64_t available);
 
+// What of the host's memory, `available` now, each of so many devices may be given beside memory of its own.
+constexpr uint64_t HostShare(uint64_t available, size_t devices) { return available / 100 * kMemoryShare / devices; }
+
 // MFLOP/s of a bf16 matmul, of each device as a whole: a CPU's `threads` compute side by side. All measured at the same time, for a fraction of a second.
 Result<std::vector<uint64_t>> MeasureSpeeds(const std::vector<Device>& devices, uint32_t threads);
 

@@ -39,12 +39,28 @@ std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<Lay
   return stages;
 }
 
-StageMemory LeastMemoryOf(const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len, MatmulDtype matmul, Processor processor) {
-  const auto memory = [&decoder, &plan, seq_len, matmul, processor](uint32_t first, uint32_t last, uint32_t resident) {
-    return PlanMemory(decoder, plan, first, last, seq_len, matmul, processor).Total(1, 1, resident);
+namespace {
+
+enum class HostMemory : uint8_t { kSame, kApart };   // whether the device has its own beside it
+
+StageMemory LeastMemoryOn(const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len, MatmulDtype matmul, Processor processor, HostMemory host) {
+  const auto of = [&decoder, &plan, seq_len, matmul, processor](uint32_t first, uint32_t last) { return PlanMemory(decoder, plan, first, last, seq_len, matmul, processor); };
+  const auto beside = [of](uint32_t first, uint32_t last) { return of(first, last).Host(1, 1, 0); };
+  const auto total = [of, host](uint32_t first, uint32_t last, uint32_t resident) {
+    const MemoryPlan m = of(first, last);
+    return m.Total(1, 1, resident) + (host == HostMemory::kSame ? m.Host(1, 1, 0) : 0);
   };
-  return {[memory](uint32_t first, uint32_t last) { return memory(first, last, last - first); },
-          [memory](uint32_t first, uint32_t last) { return memory(first, last, 1); }};
+  const auto resident = [total](uint32_t first, uint32_t last) { return total(first, last, last - first); };
+  const auto streamed = [total](uint32_t first, uint32_t last) { return total(first, last, 1); };
+  return host == HostMemory::kSame ? StageMemory(resident, streamed) : StageMemory(resident, streamed, beside);
+}
+
+}  // namespace
+
+SeatMemory LeastMemoryOf(const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len) {
+  return SeatMemory([&decoder, &plan, seq_len](const NodeView& seat) {
+    return LeastMemoryOn(decoder, plan, seq_len, MatmulOf(seat.numerics), ProcessorOf(seat.numerics), seat.host_bytes > 0 ? HostMemory::kApart : HostMemory::kSame);
+  });
 }
 
 JobDriver::JobDriver(FileSystem& fs, const Clock& clock, RunLayout layout, Options options)
@@ -152,7 +168,7 @@ Result<MemoryPlan> JobDriver::Memory(uint32_t first_layer, uint32_t last_layer, 
 
 Result<StageMemory> JobDriver::LeastMemory(const Device& device) {
   HOLDFAST_TRY(LoadDecoder());
-  return LeastMemoryOf(*decoder_, state_.plan(), state_.job().seq_len, device.matmul, ProcessorOf(device.name));
+  return LeastMemoryOn(*decoder_, state_.plan(), state_.job().seq_len, device.matmul, ProcessorOf(device.name), device.memory_bytes > 0 ? HostMemory::kApart : HostMemory::kSame);
 }
 
 JobView JobDriver::View() {
@@ -177,7 +193,7 @@ JobView JobDriver::View() {
     }
     view.stages.push_back(std::move(stage));
   }
-  view.memory = LeastMemoryOf(*decoder_, state_.plan(), state_.job().seq_len, widest_);
+  view.memory = LeastMemoryOf(*decoder_, state_.plan(), state_.job().seq_len);
   return view;
 }
 
@@ -225,11 +241,6 @@ Result<std::optional<std::string>> JobDriver::Coordinate(const std::vector<NodeV
   }
   HOLDFAST_TRY(LoadDecoder());
   HOLDFAST_TRY(Renew());
-  const auto computes_wide = [](const auto& n) { return n.numerics.starts_with("cpu/f32"); };
-  const bool wide = std::any_of(nodes.begin(), nodes.end(), [&](const NodeView& n) {
-    return computes_wide(n) || std::any_of(n.devices.begin(), n.devices.end(), computes_wide);
-  });
-  widest_ = wide ? MatmulDtype::kF32 : MatmulDtype::kBf16;
 
   std::deque<CoordinatorEvent> events;
   if (view_stale_) {

@@ -84,14 +84,14 @@ class JobDriver {
   std::optional<DecoderSpec> decoder_;
   std::unique_ptr<StreamWriter> writer_;
   std::unique_ptr<Coordinator> coordinator_;
-  MatmulDtype widest_ = MatmulDtype::kBf16;  // of the nodes heard: f32 matmuls hold twice the bytes
   uint64_t renewed_ns_ = 0, tails_ = 0;
   bool view_stale_ = true;
   bool whole_ = false;                       // the last refresh left nothing out
 };
 
-// The least memory of the layers of this model, one sample on one thread. `decoder` and `plan` outlive it.
-StageMemory LeastMemoryOf(const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len, MatmulDtype matmul, Processor processor = Processor::kCpu);
+// The least memory of the layers of this model, one sample on one thread, on each seat as its numerics class computes and its memory lies: a GPU with
+// memory of its own must hold its part there and the rest in what it may take of the host's, one without holds both. `decoder` and `plan` outlive it.
+SeatMemory LeastMemoryOf(const DecoderSpec& decoder, const Plan& plan, uint32_t seq_len);
 
 // Ranges -> stream numbers: a range that an earlier plan had keeps its stream, others get new ones.
 std::vector<StagePlan> NumberStages(const RunState* state, const std::vector<LayerRange>& ranges);

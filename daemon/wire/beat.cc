@@ -63,6 +63,9 @@ class Writer {
   void Uint(const char* key, const T& value, uint64_t max = std::numeric_limits<T>::max()) {
     j_[key] = value < T{} ? 0 : std::min(static_cast<uint64_t>(value), max);
   }
+  void OptionalUint(const char* key, const uint64_t& value) {
+    if (value != 0) Uint(key, value);
+  }
   void Bool(const char* key, const bool& value) { j_[key] = value; }
   void Text(const char* key, const std::string& value, size_t max) { j_[key] = Clean(value, max); }
   void OptionalText(const char* key, const std::string& value, size_t max) {
@@ -92,6 +95,9 @@ class Reader {
     const uint64_t v = Take(GetUint(j_, key, what_));
     if (v > max) Fail(key, "out of range");
     else out = static_cast<T>(v);
+  }
+  void OptionalUint(const char* key, uint64_t& out) {
+    if (j_.is_object() && j_.contains(key)) Uint(key, out);
   }
   void Bool(const char* key, bool& out) { out = Take(GetBool(j_, key, what_)); }
   void Text(const char* key, std::string& out, size_t max) {
@@ -186,6 +192,7 @@ void DeviceFields(Coder& c, D& d) {
   c.Text("numerics", d.numerics, kLineMax);
   c.Uint("memory_bytes", d.memory_bytes);
   c.Uint("speed", d.speed);
+  c.OptionalUint("host_bytes", d.host_bytes);
 }
 
 template <class Coder, class B>
@@ -205,6 +212,7 @@ void BeatFields(Coder& c, B& b) {
   c.Uint("memory_bytes", b.memory_bytes);
   c.Uint("memory_planned", b.memory_planned);
   c.Uint("memory_available", b.memory_available);
+  c.OptionalUint("host_bytes", b.host_bytes);
   c.Uint("rss_bytes", b.rss_bytes);
   c.Uint("speed", b.speed);
   c.Uint("threads", b.threads);

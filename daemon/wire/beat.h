@@ -39,6 +39,7 @@ struct TaskBeat {                   // one stage, or the merge, of one job on th
 struct DeviceBeat {                 // one of several devices of a node
   std::string name, numerics;       // "cuda:1"
   uint64_t memory_bytes = 0, speed = 0;
+  uint64_t host_bytes = 0;          // as Beat's, of this device
 };
 inline constexpr uint16_t kMergeTask = 0xffff;
 
@@ -51,6 +52,7 @@ struct Beat {
   uint64_t wall_ns = 0;             // for people
   std::string hostname, endpoint, public_key, version, numerics, device;
   uint64_t pid = 0, memory_bytes = 0, memory_planned = 0, memory_available = 0, rss_bytes = 0, speed = 0, threads = 0;
+  uint64_t host_bytes = 0;          // of a GPU with memory of its own, which memory_bytes is: what tasks there may take of the host's besides; else 0
   uint32_t pressure = 0;            // PSI memory "some avg10", in hundredths of a percent
   bool draining = false, paused = false;
   uint64_t storage_stalled_ms = 0;  // how long the ledger thread has been waiting for the shared directory; 0: not

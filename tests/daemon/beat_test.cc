@@ -131,6 +131,19 @@ TEST(Beat, SeveralDevicesAreListedAndOneIsNot) {
   EXPECT_EQ(Beat::Decode(many.Encode())->devices.size(), kBeatDevicesMax);
 }
 
+TEST(Beat, WhatAGpuMayTakeOfItsHostIsSaidWhereThereIsOne) {
+  Beat b = BeatOfTwoDevices();
+  EXPECT_EQ(b.Encode().find("host_bytes"), std::string::npos);
+  b.host_bytes = 5ull << 30;
+  b.devices[1].host_bytes = 5ull << 30;
+  const auto back = Beat::Decode(b.Encode());
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(back->host_bytes, 5ull << 30);
+  EXPECT_EQ(back->devices[0].host_bytes, 0u);
+  EXPECT_EQ(back->devices[1].host_bytes, 5ull << 30);
+  EXPECT_EQ(back->Encode(), b.Encode());
+}
+
 // Replaces the first `from` in the encoded beat.
 Result<Beat> DecodeWith(const std::string& from, const std::string& to) {
   std::string text = FullBeat().Encode();
@@ -152,6 +165,7 @@ TEST(Beat, WhatIsOutOfBoundsIsCorrupt) {
       {"\"count\":17", "\"count\":\"17\""},
       {"\"count\":17", "\"count\":18446744073709551616"},
       {"\"draining\":true", "\"draining\":1"},
+      {"\"draining\":true", "\"draining\":true,\"host_bytes\":-1"},
       {"\"device\":\"cpu\"", "\"device\":\"\\u001b[2J\""},
       {"\"job\":\"0123456789ab\"", "\"job\":\"0123456789a\""},
       {"[\"0123456789ab\"]", "[\"0123456789aB\"]"},

@@ -100,6 +100,7 @@ class Sim {
 
   CountingLedger MakeLedger();
   void MakeNodes();
+  void MayBeGpu(NodeView* node, uint32_t number) const;
   void Fault();
   void EndFaults();
   void Wake();
@@ -125,6 +126,7 @@ class Sim {
   void CheckEnd();
   void CheckWaiting(const StagePlan& stage);
   bool MayWork(const SimNode& n) const;
+  bool Fits(const LayerRange& range, const NodeView& n) const { return ledger_.Needs().Fits(n, range, n.memory_bytes); }
   size_t StagesKept(const std::string& name, const Assign& assign) const;
 
   const uint32_t seed_;
@@ -186,12 +188,21 @@ void Sim::MakeNodes() {
     if (Dice(20) == 0) n.refuses = true;
     if (Dice(20) == 0) n.view.paused = true;
     steady_[name] = now_;
+    MayBeGpu(&n.view, i);
     for (uint32_t first = 0; first < ledger_.layers(); ++first) {
       for (uint32_t last = first + 1; last <= ledger_.layers(); ++last) {
         if (Dice(25) == 0) n.cannot.insert({first, last});
       }
     }
   }
+}
+
+// In half of the clusters, half of the nodes: GPUs with memory of their own. By numbers of their own: the other half are what they were without.
+void Sim::MayBeGpu(NodeView* node, uint32_t number) const {
+  std::mt19937 rng(seed_ * 31 + number);
+  if (seed_ % 2 == 0 || rng() % 2 == 0) return;
+  node->memory_bytes = (1 + rng() % 6) * kGb;
+  node->host_bytes = (1 + rng() % 6) * kGb / 4;
 }
 
 // ---- what happens to nodes ----
@@ -269,7 +280,7 @@ std::vector<StagePlan> Sim::Running(const std::string& name, const SimNode& node
   std::vector<StagePlan> running;
   for (const StagePlan& s : ledger_.stages()) {
     if (ledger_.NodeOf(s) == name && !ledger_.Sealed(s) && Task(node, s).state == "running") {
-      local.push_back({s.stage, s.first_layer, ledger_.Memory(s.first_layer, s.last_layer)});
+      local.push_back({s.stage, s.first_layer, ledger_.Needs().Of(node.view)(s.first_layer, s.last_layer)});
     }
   }
   for (const StageId id : ChooseRunning(local, node.view.memory_bytes)) {
@@ -447,7 +458,7 @@ void Sim::CheckGiven(const std::string& name, const LayerRange& range, const Ass
   const SimNode& n = nodes_[name];
   const Told::Life& l = told_.nodes[name];
   const std::string what = LayersText(range) + " for " + name + ", which ";
-  if (ledger_.Memory(range.first, range.second) > n.view.memory_bytes) Wrong(what + "is too small");
+  if (!Fits(range, n.view)) Wrong(what + "is too small");
   if (n.view.version != "1.0") Wrong(what + "has another version");
   if (!assign.numerics.empty() && assign.numerics != n.view.numerics) Wrong(what + "has other numerics");
   if (!ledger_.numerics.empty() && TorchOf(ledger_.numerics) != TorchOf(n.view.numerics)) Wrong(what + "has another libtorch");
@@ -490,7 +501,7 @@ void Sim::CheckFailed(const std::string& detail) {
       const bool gave = told_.nodes[name].gave_up.contains(s.stage);
       gave_up += gave;
       const bool steady = steady_[name] != UINT64_MAX && now_ - steady_[name] >= 2 * kSuspect;
-      hope = hope || (!gave && steady && MayWork(n) && ledger_.Memory(s.first_layer, s.last_layer) <= n.view.memory_bytes);
+      hope = hope || (!gave && steady && MayWork(n) && Fits({s.first_layer, s.last_layer}, n.view));
     }
     if (!ledger_.Sealed(s) && (gave_up >= kGiveUpsMax || (gave_up > 0 && !hope))) return;
   }
@@ -504,11 +515,14 @@ void Sim::CheckWaiting(const StagePlan& stage) {
     if (MayWork(n)) able.push_back(n.view);
   }
   const LayerRange range{stage.first_layer, stage.last_layer};
-  const StageMemory memory = [this](uint32_t first, uint32_t last) { return ledger_.Memory(first, last); };
-  if (SplitRange(range, able, memory)) return Wrong(LayersText(range) + " waits (" + note + "), but there are nodes that it fits");
-  const auto largest = std::max_element(able.begin(), able.end(), [](const NodeView& a, const NodeView& b) { return a.memory_bytes < b.memory_bytes; });
+  if (SplitRange(range, able, ledger_.Needs())) return Wrong(LayersText(range) + " waits (" + note + "), but there are nodes that it fits");
   if (able.empty()) return;
-  if (note.find(ShortfallText(memory(range.first, range.second), *largest)) == std::string::npos) Wrong(LayersText(range) + " waits with a wrong note: " + note);
+  // What was never cut waits for the first layer that fits nobody.
+  const auto fits_nobody = [&](const LayerRange& r) { return std::none_of(able.begin(), able.end(), [&](const NodeView& n) { return Fits(r, n); }); };
+  LayerRange alone{range.first, range.first + 1};
+  while (alone.second < range.second && !fits_nobody(alone)) alone = {alone.second, alone.second + 1};
+  const auto says = [&](const LayerRange& r) { return note.find(ShortfallText(r, able, ledger_.Needs())) != std::string::npos; };
+  if (!says(range) && !says(alone)) Wrong(LayersText(range) + " waits with a wrong note: " + note);
 }
 
 void Sim::CheckEnd() {

@@ -142,7 +142,7 @@ TEST(CoordinatorDevices, TheMemoryOfTwoDevicesIsNotOne) {
   d.AddWith("box", {"cuda:0", "cuda:1"}, 6 * kGb);
   d.Run(5);
   EXPECT_EQ(d.ledger.SeatOf(0), "");                          // 8.1 GB do not fit 6, though 12 are there
-  EXPECT_THAT(d.Note(0), HasSubstr("the largest node box/cuda:0 has 6.00 GB"));
+  EXPECT_THAT(d.Note(0), HasSubstr("on box/cuda:0, which comes closest with 6.00 GB"));
 }
 
 TEST(CoordinatorDevices, OnNamesANodeAndItsDevicesShare) {
@@ -239,6 +239,85 @@ TEST(CoordinatorDevices, DevicesOfAnotherClassGetNothingOfAReproducibleJob) {
   EXPECT_EQ(d.ledger.assignment()->numerics, kTorch1);
 }
 
+// ---- CPUs and GPUs ----
+
+// Layers of 1 GB: on a GPU 0.5 GB each and 0.5 besides, and of its host 0.25 and 0.5 for each end (coordinator_testing.h).
+NodeView& AddGpu(Desk& d, const std::string& name, uint64_t memory, uint64_t host, uint64_t speed = 1) {
+  NodeView& n = d.Add(name, memory, speed);
+  n.numerics = "cuda/bf16/some/libtorch-1.13.1";
+  n.host_bytes = host;
+  return n;
+}
+
+TEST(CoordinatorMixed, AGpuGetsAsManyLayersAsFitIntoItsOwnMemory) {
+  Desk d(CountingLedger(12, 10, {12}));
+  d.Add("cpu", 13 * kGb);
+  AddGpu(d, "gpu", 5 * kGb, kGb, 10);                         // nine layers; by the CPU's figures four
+  d.Run(5);
+  ASSERT_EQ(d.ledger.stages().size(), 2u);
+  for (const size_t i : {0, 1}) {
+    const StagePlan& s = d.ledger.stages()[i];
+    EXPECT_EQ(s.last_layer - s.first_layer, d.ledger.NodeOf(i) == "gpu" ? 9u : 3u);
+  }
+  d.assigns.clear();
+  d.Run(300);
+  EXPECT_TRUE(d.assigns.empty());
+}
+
+TEST(CoordinatorMixed, AGpuWhoseHostIsTooSmallIsNotTakenForItsOwnMemory) {
+  Desk d(Given({6}));
+  AddGpu(d, "gpu", 80 * kGb, kGb, 100);                       // both ends at once take 1.25 GB of the host's
+  d.Run(60);
+  EXPECT_EQ(d.ledger.NodeOf(0), "");
+  EXPECT_EQ(d.Note(0), "needs 1.25 GB of the host's memory on gpu, which comes closest with 1.00 GB (250 MB short)");
+  d.Add("cpu", 7 * kGb);
+  d.Run(60);
+  EXPECT_EQ(d.ledger.NodeOf(0), "cpu");
+}
+
+TEST(CoordinatorMixed, ALostCpusStageGoesToTheGpuThatHoldsItThoughACpuOfThatSizeWouldNot) {
+  Desk d(Given({4, 4}));
+  d.ledger.on = {"c1", "c2"};
+  d.See();
+  d.Add("c1", 5 * kGb);
+  d.Add("c2", 5 * kGb);
+  d.Run(5);
+  ASSERT_EQ(d.ledger.NodeOf(1), "c2");
+  d.Add("c3", 4 * kGb);
+  AddGpu(d, "gpu", 3 * kGb, kGb);
+  d.nodes.erase("c2");
+  d.Run(130);
+  EXPECT_EQ(d.ledger.NodeOf(0), "c1");
+  EXPECT_EQ(d.ledger.NodeOf(1), "gpu");
+}
+
+TEST(CoordinatorMixed, ADaemonBornAnewWithLessOfItsHostLosesTheStageAndSaysWhy) {
+  Desk d(Given({4}));
+  AddGpu(d, "gpu", 3 * kGb, 2 * kGb, 10);
+  d.Add("cpu", 5 * kGb);
+  d.Run(5);
+  ASSERT_EQ(d.ledger.NodeOf(0), "gpu");
+  d.Restart("gpu");
+  d.nodes["gpu"].host_bytes = kGb;
+  d.Run(5);
+  EXPECT_EQ(d.ledger.NodeOf(0), "cpu");
+  EXPECT_TRUE(d.Said("gpu has 1.00 GB of the host's memory, it needs 1.25 GB (250000000 bytes more)"));
+}
+
+TEST(CoordinatorMixed, EachDeviceOfAHostIsJudgedByItsOwnModel) {
+  Desk d(CountingLedger(8, 10, {8}));
+  NodeView& box = d.AddWith("box", {"cpu", "cuda:0"}, 5 * kGb);
+  box.devices[1].numerics = "cuda/bf16/some/libtorch-1.13.1";
+  box.devices[1].host_bytes = kGb;
+  d.Run(5);
+  ASSERT_EQ(d.ledger.stages().size(), 2u);                    // of equal speed: four each; the CPU's 5 GB would not hold a fifth
+  EXPECT_NE(d.ledger.SeatOf(0), d.ledger.SeatOf(1));
+  EXPECT_FALSE(d.ledger.SeatOf(0).empty() || d.ledger.SeatOf(1).empty());
+  box.devices[0].memory_bytes = 3 * kGb;                      // somebody else has it
+  d.Run(200);
+  for (const size_t i : {0, 1}) EXPECT_EQ(d.ledger.SeatOf(i), "box/cuda:0");
+}
+
 // ---- the first placement ----
 
 TEST(CoordinatorStart, WaitsForNodesToGather) {
@@ -327,7 +406,7 @@ TEST(CoordinatorStart, NobodyFitsWaitsWithTheShortfallAndStartsWithTheFirstThatD
   d.Run(60);
   ASSERT_EQ(d.assigns.size(), 1u);
   EXPECT_EQ(d.ledger.NodeOf(0), "");
-  EXPECT_EQ(d.Note(0), "needs 4.10 GB, the largest node n1 has 3.00 GB (1.10 GB short)");
+  EXPECT_EQ(d.Note(0), "needs 4.10 GB on n1, which comes closest with 3.00 GB (1.10 GB short)");
   EXPECT_TRUE(d.Said("stage 0 (layers 0-3) waits: needs 4.10 GB"));
   d.Add("n2", 5 * kGb);
   d.Run(2);
@@ -545,7 +624,7 @@ TEST_F(ThreeStages, WaitsWhenNotEvenOneLayerFits) {
   d.Run(300);
   EXPECT_EQ(d.ledger.stages().size(), 3u);
   EXPECT_EQ(d.ledger.NodeOf(0), "");
-  EXPECT_EQ(d.Note(0), "needs 4.10 GB, the largest node n2 has 1.00 GB (3.10 GB short)");
+  EXPECT_EQ(d.Note(0), "needs 4.10 GB on n2, which comes closest with 1.00 GB (3.10 GB short)");
 }
 
 TEST_F(ThreeStages, DrainMovesAndUndrainMayWorkAgain) {

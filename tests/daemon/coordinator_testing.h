@@ -34,8 +34,17 @@ class CountingLedger {
   std::vector<std::string> on;
   std::string numerics;
 
-  // What view.memory says: layers, and a tenth of one for the activations.
+  // What view.memory says: layers, and a tenth of one for the activations. On a GPU with memory of its own half a layer for each and half a one besides;
+  // and of its host a quarter, and half a one for each end.
   uint64_t Memory(uint32_t first, uint32_t last) const { return (last - first) * layer_bytes_ + layer_bytes_ / 10; }
+  SeatMemory Needs() const {
+    const auto least = [this](auto of) { return streams ? StageMemory::Function([of](uint32_t first, uint32_t) { return of(first, first + 1); }) : nullptr; };
+    const auto on_cpu = [this](uint32_t first, uint32_t last) { return Memory(first, last); };
+    const auto on_gpu = [this](uint32_t first, uint32_t last) { return (last - first + 1) * layer_bytes_ / 2; };
+    const auto of_host = [this](uint32_t first, uint32_t last) { return layer_bytes_ / 4 + (first == 0 ? layer_bytes_ / 2 : 0) + (last == layers_ ? layer_bytes_ / 2 : 0); };
+    const StageMemory cpu(on_cpu, least(on_cpu)), gpu(on_gpu, least(on_gpu), of_host);
+    return SeatMemory([cpu, gpu](const NodeView& seat) { return seat.host_bytes > 0 ? gpu : cpu; });
+  }
 
   JobView View() const {
     JobView v;
@@ -52,8 +61,7 @@ class CountingLedger {
     v.reproducible = reproducible;
     v.numerics = numerics;
     v.done = done;
-    const auto resident = [this](uint32_t first, uint32_t last) { return Memory(first, last); };
-    v.memory = streams ? StageMemory(resident, [this](uint32_t first, uint32_t) { return Memory(first, first + 1); }) : StageMemory(resident);
+    v.memory = Needs();
     return v;
   }
 

@@ -38,6 +38,21 @@ TEST(JobBoard, ABeatIsToldAsItIs) {
   EXPECT_FALSE(v.draining || v.paused || v.storage_stalled);
 }
 
+TEST(JobBoard, DevicesAreToldWithWhatTheyMayTakeOfTheirHost) {
+  Beat b = SomeBeat();
+  b.host_bytes = 5;
+  b.devices = {{"cpu", "cpu/f32", 100, 0, 0}, {"cuda:0", "cuda/bf16", 200, 7, 5}};
+  const NodeView v = ViewOf(b);
+  EXPECT_EQ(v.host_bytes, 5u);
+  const std::vector<NodeView> seats = SeatsOf(v);
+  ASSERT_EQ(seats.size(), 2u);
+  EXPECT_EQ(seats[0].speed, 1u);
+  EXPECT_EQ(seats[0].host_bytes, 0u);
+  EXPECT_EQ(seats[1].numerics, "cuda/bf16");
+  EXPECT_EQ(seats[1].memory_bytes, 200u);
+  EXPECT_EQ(seats[1].host_bytes, 5u);
+}
+
 // A node that speaks but waits for the directory cannot commit: the coordinator must hear of it, or its stage stays there.
 TEST(JobBoard, ANodeThatWaitsForTheDirectoryIsToldAsStalled) {
   Beat b = SomeBeat();

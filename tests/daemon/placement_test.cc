@@ -22,12 +22,14 @@ namespace {
 struct Model {
   std::vector<uint64_t> layer_bytes;
   uint64_t base = 0, embed = 0, head = 0;
+  uint64_t Layers(uint32_t first, uint32_t last) const { return std::accumulate(layer_bytes.begin() + first, layer_bytes.begin() + last, uint64_t{0}); }
+  uint64_t Ends(uint32_t first, uint32_t last) const { return (first == 0 ? embed : 0) + (last == layer_bytes.size() ? head : 0); }
   StageMemory Memory() const {
-    return [this](uint32_t first, uint32_t last) {
-      uint64_t sum = base + (first == 0 ? embed : 0) + (last == layer_bytes.size() ? head : 0);
-      for (uint32_t l = first; l < last; ++l) sum += layer_bytes[l];
-      return sum;
-    };
+    return [this](uint32_t first, uint32_t last) { return base + Ends(first, last) + Layers(first, last); };
+  }
+  // A device with memory of its own, for the layers alone; what is at the ends is the host's.
+  StageMemory OnGpu() const {
+    return {[this](uint32_t first, uint32_t last) { return (Layers(first, last) + 1) / 2 + 1; }, nullptr, [this](uint32_t first, uint32_t last) { return base + Ends(first, last); }};
   }
   uint32_t layers() const { return static_cast<uint32_t>(layer_bytes.size()); }
 };
@@ -45,9 +47,20 @@ std::string Name(uint32_t i) {
   return name += std::to_string(i);
 }
 
+NodeView Gpu(const std::string& name, uint64_t memory, uint64_t host, uint64_t speed = 1) {
+  NodeView n = Node(name, memory, speed);
+  n.host_bytes = host;
+  return n;
+}
+
+SeatMemory Mixed(const Model& model) {
+  return SeatMemory([&model](const NodeView& seat) { return seat.host_bytes > 0 ? model.OnGpu() : model.Memory(); });
+}
+
 struct Case {
   Model model;
   std::vector<NodeView> nodes;
+  SeatMemory Memory() const { return Mixed(model); }
 };
 
 Case RandomCase(uint32_t seed, uint32_t layers_max, uint32_t nodes_max) {
@@ -63,20 +76,23 @@ Case RandomCase(uint32_t seed, uint32_t layers_max, uint32_t nodes_max) {
     if (rng() % 5 == 0) c.nodes.back().memory_elsewhere = rng() % 4;
     if (rng() % 12 == 0) c.nodes.back().draining = true;
   }
+  for (NodeView& n : c.nodes) {
+    if (seed % 2 == 1 && rng() % 2 == 0) n.host_bytes = 1 + rng() % 5;
+  }
   return c;
 }
 
 // Tries everything: after each range any node that has none in this round, or a new round. The smallest slowest time, in layers / speed.
 struct Brute {
   const Case& c;
-  StageMemory memory = c.model.Memory();
+  SeatMemory memory = c.Memory();
   double Best(uint32_t first, uint32_t used, uint32_t rounds) const {
     if (first == c.model.layers()) return 0;
     if (rounds == 0) return std::numeric_limits<double>::infinity();
     double best = std::numeric_limits<double>::infinity();
     for (size_t i = 0; i < c.nodes.size(); ++i) {
       if ((used >> i & 1u) || c.nodes[i].draining) continue;
-      for (uint32_t last = first + 1; last <= c.model.layers() && memory(first, last) <= RoomOf(c.nodes[i]); ++last) {
+      for (uint32_t last = first + 1; last <= c.model.layers() && memory.Fits(c.nodes[i], {first, last}, RoomOf(c.nodes[i])); ++last) {
         const double own = static_cast<double>(last - first) / static_cast<double>(c.nodes[i].speed);
         best = std::min(best, std::max(own, Best(last, used | 1u << i, rounds)));
       }
@@ -89,12 +105,12 @@ const NodeView& Find(const std::vector<NodeView>& nodes, const std::string& name
   return *std::find_if(nodes.begin(), nodes.end(), [&](const NodeView& n) { return n.name == name; });
 }
 
-void ExpectCovers(const std::vector<PlacedRange>& ranges, LayerRange whole, const std::vector<NodeView>& nodes, const StageMemory& memory) {
+void ExpectCovers(const std::vector<PlacedRange>& ranges, LayerRange whole, const std::vector<NodeView>& nodes, const SeatMemory& memory) {
   uint32_t at = whole.first;
   for (const PlacedRange& r : ranges) {
     EXPECT_EQ(r.layers.first, at);
     EXPECT_GT(r.layers.second, r.layers.first);
-    EXPECT_LE(memory(r.layers.first, r.layers.second), RoomOf(Find(nodes, r.node))) << r.node;
+    EXPECT_TRUE(memory.Fits(Find(nodes, r.node), r.layers, RoomOf(Find(nodes, r.node)))) << r.node;
     EXPECT_FALSE(Find(nodes, r.node).draining);
     at = r.layers.second;
   }
@@ -121,7 +137,7 @@ TEST(CutAndPlace, EqualsBruteForceOnEverythingSmall) {
   uint32_t possible = 0, several_rounds = 0;
   for (uint32_t seed = 0; seed < 4000; ++seed) {
     const Case c = RandomCase(seed, 7, 3);
-    const StageMemory memory = c.model.Memory();
+    const SeatMemory memory = c.Memory();
     const auto cut = CutAndPlace(c.model.layers(), c.nodes, memory);
     const Brute brute{c};
     uint32_t rounds = 1;
@@ -163,9 +179,9 @@ TEST(CutAndPlace, TwoSparksAndA3090) {
 TEST(CutAndPlace, TheSameForEveryOrderOfNodes) {
   for (uint32_t seed = 0; seed < 300; ++seed) {
     Case c = RandomCase(seed, 12, 5);
-    const auto one = CutAndPlace(c.model.layers(), c.nodes, c.model.Memory());
+    const auto one = CutAndPlace(c.model.layers(), c.nodes, c.Memory());
     std::shuffle(c.nodes.begin(), c.nodes.end(), std::mt19937(seed));
-    const auto other = CutAndPlace(c.model.layers(), c.nodes, c.model.Memory());
+    const auto other = CutAndPlace(c.model.layers(), c.nodes, c.Memory());
     ASSERT_EQ(one.ok(), other.ok());
     if (!one.ok()) {
       EXPECT_EQ(one.error().message, other.error().message);
@@ -182,8 +198,8 @@ TEST(CutAndPlace, TheSameForEveryOrderOfNodes) {
 TEST(CutAndPlace, ManyNodesStayWithinMemory) {
   for (uint32_t seed = 0; seed < 300; ++seed) {
     const Case c = RandomCase(seed, 40, 20);
-    const auto cut = CutAndPlace(c.model.layers(), c.nodes, c.model.Memory());
-    if (cut.ok()) ExpectCovers(*cut, {0, c.model.layers()}, c.nodes, c.model.Memory());
+    const auto cut = CutAndPlace(c.model.layers(), c.nodes, c.Memory());
+    if (cut.ok()) ExpectCovers(*cut, {0, c.model.layers()}, c.nodes, c.Memory());
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
   }
 }
@@ -194,16 +210,53 @@ TEST(CutAndPlace, SaysWhichLayerLacksHowMuch) {
   ASSERT_FALSE(cut.ok());
   EXPECT_EQ(cut.code(), ErrorCode::kResourceExhausted);
   EXPECT_NE(cut.error().message.find("layer 1 alone"), std::string::npos) << cut.error().message;
-  EXPECT_NE(cut.error().message.find("needs 1.50 GB, the largest node b has 1.20 GB (300 MB short)"), std::string::npos) << cut.error().message;
+  EXPECT_NE(cut.error().message.find("needs 1.50 GB on b, which comes closest with 1.20 GB (300 MB short)"), std::string::npos) << cut.error().message;
   EXPECT_NE(cut.error().message.find("--memory"), std::string::npos);
   EXPECT_EQ(CutAndPlace(3, {}, m.Memory()).code(), ErrorCode::kResourceExhausted);
+}
+
+// 10 layers of 2 GB with 3 GB at each end. On the GPU a layer takes 1 GB; the ends are its host's.
+const Model kMixed{std::vector<uint64_t>(10, 2'000'000'000), 0, 3'000'000'000, 3'000'000'000};
+constexpr uint64_t kGb = 1'000'000'000;
+
+TEST(MixedCluster, AGpuGetsWhatFitsIntoItNotWhatWouldFitACpu) {
+  const std::vector<NodeView> nodes{Node("cpu", 14 * kGb), Gpu("gpu", 7 * kGb, 4 * kGb)};
+  const auto cut = CutAndPlace(10, nodes, Mixed(kMixed));
+  ASSERT_TRUE(cut.ok()) << cut.error().message;
+  ASSERT_EQ(cut->size(), 2u);                       // by the CPU's figures the GPU would hold three layers at most
+  EXPECT_DOUBLE_EQ(Slowest(*cut, nodes), 5.0);
+  ExpectCovers(*cut, {0, 10}, nodes, Mixed(kMixed));
+}
+
+TEST(MixedCluster, AGpuWhoseHostIsTooSmallGetsTheLayersThatFitThere) {
+  const std::vector<NodeView> nodes{Node("cpu", 40 * kGb), Gpu("gpu", 80 * kGb, 1 * kGb, 100)};
+  const auto cut = CutAndPlace(10, nodes, Mixed(kMixed));
+  ASSERT_TRUE(cut.ok()) << cut.error().message;
+  ExpectCovers(*cut, {0, 10}, nodes, Mixed(kMixed));
+  for (const PlacedRange& r : *cut) EXPECT_EQ(r.node, r.layers.first == 0 || r.layers.second == 10 ? "cpu" : "gpu");
+}
+
+TEST(MixedCluster, TheNoteNamesTheSeatThatLacksTheLeastAndOfWhat) {
+  const std::vector<StageWish> whole{{.layers = {0, 10}, .asked = "", .owner = "", .pinned = false, .barred = {}}};
+  const auto note = [&](const std::vector<NodeView>& nodes) { return PlaceStages(whole, nodes, Mixed(kMixed))[0].note; };
+  EXPECT_EQ(note({Node("cpu", 14 * kGb), Gpu("gpu", 8 * kGb, 6 * kGb)}), "needs 10.0 GB on gpu, which comes closest with 8.00 GB (2.00 GB short)");
+  EXPECT_EQ(note({Node("cpu", 14 * kGb), Gpu("gpu", 80 * kGb, 5 * kGb)}), "needs 6.00 GB of the host's memory on gpu, which comes closest with 5.00 GB (1.00 GB short)");
+}
+
+TEST(MixedCluster, AStageStreamsWhereItWasAskedForByTheModelOfThatSeat) {
+  const StageMemory on_gpu([](uint32_t first, uint32_t last) { return (last - first) * kGb; }, [](uint32_t, uint32_t) { return kGb; }, [](uint32_t, uint32_t) { return 2 * kGb; });
+  const StageMemory on_cpu([](uint32_t first, uint32_t last) { return (last - first) * 9 * kGb; }, [](uint32_t, uint32_t) { return 9 * kGb; });
+  const SeatMemory memory([&](const NodeView& seat) { return seat.host_bytes > 0 ? on_gpu : on_cpu; });
+  std::vector<StageWish> w{{.layers = {0, 4}, .asked = "gpu", .owner = "", .pinned = false, .barred = {}}};
+  EXPECT_EQ(PlaceStages(w, {Node("cpu", 40 * kGb), Gpu("gpu", 2 * kGb, 2 * kGb)}, memory)[0].node, "gpu");
+  EXPECT_EQ(PlaceStages(w, {Node("cpu", 40 * kGb), Gpu("gpu", 2 * kGb, 1 * kGb)}, memory)[0].node, "cpu");
 }
 
 TEST(SplitRange, FewestPieces) {
   uint32_t split = 0;
   for (uint32_t seed = 0; seed < 2000; ++seed) {
     const Case c = RandomCase(seed, 9, 3);
-    const StageMemory memory = c.model.Memory();
+    const SeatMemory memory = c.Memory();
     const LayerRange range{0, c.model.layers()};
     const auto pieces = SplitRange(range, c.nodes, memory);
     // The fewest, by a table over prefixes.
@@ -212,7 +265,7 @@ TEST(SplitRange, FewestPieces) {
     fewest[0] = 0;
     for (uint32_t last = 1; last <= range.second; ++last) {
       for (uint32_t first = 0; first < last; ++first) {
-        const auto fits = [&](const NodeView& n) { return !n.draining && memory(first, last) <= RoomOf(n); };
+        const auto fits = [&](const NodeView& n) { return !n.draining && memory.Fits(n, {first, last}, RoomOf(n)); };
         if (std::any_of(c.nodes.begin(), c.nodes.end(), fits)) fewest[last] = std::min(fewest[last], fewest[first] + 1);
       }
     }
@@ -268,7 +321,7 @@ TEST(PlaceStages, PromisesOnRandomWishes) {
   for (uint32_t seed = 0; seed < 3000; ++seed) {
     std::mt19937 rng(seed);
     const Case c = RandomCase(seed, 12, 5);
-    const StageMemory memory = c.model.Memory();
+    const SeatMemory memory = c.Memory();
     std::vector<StageWish> wishes;
     for (uint32_t first = 0; first < c.model.layers();) {
       const uint32_t last = first + 1 + rng() % (c.model.layers() - first);
@@ -291,7 +344,7 @@ TEST(PlaceStages, PromisesOnRandomWishes) {
       std::set<std::string> fit;
       for (const NodeView& n : c.nodes) {
         const bool barred = std::find(w.barred.begin(), w.barred.end(), n.name) != w.barred.end();
-        if (!barred && !n.draining && memory(w.layers.first, w.layers.second) <= RoomOf(n)) fit.insert(n.name);
+        if (!barred && !n.draining && memory.Fits(n, w.layers, RoomOf(n))) fit.insert(n.name);
       }
       EXPECT_EQ(places[i].node.empty(), fit.empty());
       EXPECT_EQ(places[i].note.empty(), !fit.empty());
@@ -310,10 +363,10 @@ TEST(PlaceStages, SaysByHowMuch) {
   const Model m{{600'000'000, 600'000'000}, 0, 0, 0};
   std::vector<StageWish> w{Wish(0, 2)};
   auto place = PlaceStages(w, {Node("n1", 1'000'000'000), Node("n2", 700'000'000)}, m.Memory())[0];
-  EXPECT_EQ(place.note, "needs 1.20 GB, the largest node n1 has 1.00 GB (200 MB short)");
+  EXPECT_EQ(place.note, "needs 1.20 GB on n1, which comes closest with 1.00 GB (200 MB short)");
   w[0].barred = {"n1"};
   place = PlaceStages(w, {Node("n1", 2'000'000'000), Node("n2", 700'000'000)}, m.Memory())[0];
-  EXPECT_EQ(place.note, "needs 1.20 GB, the largest node n2 has 700 MB (500 MB short)");
+  EXPECT_EQ(place.note, "needs 1.20 GB on n2, which comes closest with 700 MB (500 MB short)");
 }
 
 // In order of layers, each that still fits: nothing chosen could give way to an earlier one.

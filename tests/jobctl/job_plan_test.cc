@@ -92,6 +92,37 @@ TEST_F(JobPlanTest, WhatFitsNowhereIsRefusedSayingByHowMuch) {
   }
 }
 
+TEST_F(JobPlanTest, AGpuIsReckonedAsOne) {
+  const MemoryPlan on_gpu = PlanMemory(decoder_, plan_, 0, 8, 512, MatmulDtype::kBf16, Processor::kGpu);
+  NodeView gpu = Node("gpu", on_gpu.Total(1, 1, 8), 1'000'000);
+  gpu.numerics = "cuda/bf16/some/libtorch-2.11.0";
+  gpu.host_bytes = on_gpu.Host(1, 1, 0);
+  const NodeView cpu = Node("cpu", 64'000'000'000, 1);
+  auto plan = PlanJob(demand_, {}, {}, {cpu, gpu});
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  ASSERT_EQ(plan->stages.size(), 1u);
+  EXPECT_EQ(plan->stages[0].node, "gpu");
+  EXPECT_FALSE(plan->stages[0].streamed);
+  EXPECT_EQ(plan->stages[0].memory_bytes, on_gpu.Total(1, 1, 8));
+  gpu.host_bytes -= 1000;
+  plan = PlanJob(demand_, {{0, 8}}, {}, {cpu, gpu});
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  EXPECT_EQ(plan->stages[0].node, "cpu");
+  plan = PlanJob(demand_, {{0, 8}}, {"gpu"}, {cpu, gpu});
+  ASSERT_EQ(plan.code(), ErrorCode::kInvalidArgument);
+  EXPECT_NE(plan.error().message.find("of the host's memory, it needs"), std::string::npos) << plan.error().message;
+}
+
+TEST_F(JobPlanTest, ANodeThatComputesInF32DoesNotMakeTheOthersLarger) {
+  NodeView wide = Node("wide", 64'000'000'000, 1);
+  wide.numerics = "cpu/f32/avx2/libtorch-1.13.0";
+  const NodeView narrow = Node("narrow", Least(0, 8), 1'000'000);
+  const auto plan = PlanJob(demand_, {{0, 8}}, {"narrow"}, {wide, narrow});
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  EXPECT_FALSE(plan->stages[0].streamed);
+  EXPECT_EQ(plan->stages[0].memory_bytes, Least(0, 8));
+}
+
 TEST_F(JobPlanTest, ASlowerNodeTakesLonger) {
   const auto fast = PlanJob(demand_, {{0, 8}}, {}, {Node("a", 64'000'000'000, 1'000'000)}), slow = PlanJob(demand_, {{0, 8}}, {}, {Node("a", 64'000'000'000, 1000)});
   ASSERT_TRUE(fast.ok() && slow.ok() && fast->seconds && slow->seconds);

@@ -167,9 +167,9 @@ TEST(StatusText, SaysWhatStandsInTheWayOfAStage) {
   job.stages[0].node_alive = false;
   job.stages[0].last_death = "out of memory";
   job.stages[0].claims = {{1, 10, "start", "n2"}, {2, 11, "signal 9", "n2"}};
-  job.stages[1].note = "needs 1.2 GB, the largest node n1 has 1.0 GB (0.2 GB short)";
+  job.stages[1].note = "needs 1.20 GB on n1, which comes closest with 1.00 GB (200 MB short)";
   const std::string text = RenderJob(job, Colours::kNo);
-  for (const char* part : {"n2 is silent", "last died of: out of memory", "restarts 1 (signal 9 x1)", "0.2 GB short", "no node", "stage 0, life 2: signal 9, on n2"}) {
+  for (const char* part : {"n2 is silent", "last died of: out of memory", "restarts 1 (signal 9 x1)", "200 MB short", "no node", "stage 0, life 2: signal 9, on n2"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
   }
 }

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "ledger/base/sim_file_system.h"
 #include "tests/sim/model.h"
 
@@ -134,6 +136,51 @@ TEST(JobDriver, WhoIsElectedOutOfTurnReadsTheWholeJobFirst) {
   ASSERT_TRUE(cold.Claim("n0 is silent", nullptr).ok());
   ASSERT_TRUE(cold.Coordinate({NodeOf("n1", 4)}).ok());
   EXPECT_EQ(cold.SamplesDone(theirs[0]), 1u);
+}
+
+// A job of two layers, and the seats that they are given to by a coordinator that hears these nodes.
+std::set<std::string> SeatsGiven(std::vector<NodeView> nodes) {
+  SimFileSystem fs;
+  HandClock clock;
+  const RunLayout layout("/run");
+  Submit(fs, clock, layout);
+  JobDriver driver(fs, clock, layout, OptionsOf("n0"));
+  EXPECT_TRUE(driver.Refresh().ok());
+  EXPECT_TRUE(driver.Claim("coordinate", nullptr).ok());
+  for (uint64_t count = 1; count <= 4; ++count) {
+    for (NodeView& n : nodes) n.count = count;
+    EXPECT_TRUE(driver.Coordinate(nodes).ok());
+    clock.now += 2 * kSecondNs;
+  }
+  std::set<std::string> seats;
+  for (const Assignment::Entry& e : driver.state().assignment()->stages) seats.insert(SeatName(e.node, e.device));
+  return seats;
+}
+
+// The model is tiny: what counts is the program, some 0.4 GB on a CPU; on a GPU its context, some 1.3 GB there and as much of the host's.
+TEST(JobDriver, EachSeatIsJudgedByTheMemoryModelOfItsProcessor) {
+  constexpr uint64_t kMb = 1'000'000;
+  const auto node = [](const std::string& name, uint64_t memory) {
+    NodeView v = NodeOf(name, 0);
+    v.memory_bytes = memory;
+    return v;
+  };
+  const auto gpu = [&](uint64_t memory, uint64_t host) {
+    NodeView v = node("gpu", memory);
+    v.numerics = "cuda/bf16/sim/libtorch-0";
+    v.host_bytes = host;
+    v.speed = 100;
+    return v;
+  };
+  using Seats = std::set<std::string>;
+  EXPECT_EQ(SeatsGiven({node("cpu", 2000 * kMb), gpu(2000 * kMb, 2000 * kMb)}), Seats{"gpu"});
+  EXPECT_EQ(SeatsGiven({node("cpu", 2000 * kMb), gpu(1000 * kMb, 64'000 * kMb)}), Seats{"cpu"}) << "by the CPU's figures it would fit";
+  EXPECT_EQ(SeatsGiven({node("cpu", 2000 * kMb), gpu(64'000 * kMb, 1000 * kMb)}), Seats{"cpu"}) << "its host is too small";
+  EXPECT_EQ(SeatsGiven({gpu(2000 * kMb, 0)}), Seats{""}) << "both parts lie in the same memory";
+  EXPECT_EQ(SeatsGiven({gpu(4000 * kMb, 0)}), Seats{"gpu"});
+  NodeView box = node("box", 66'000 * kMb);
+  box.devices = {{.name = "cpu", .numerics = kNumerics, .memory_bytes = 300 * kMb}, {.name = "cuda:0", .numerics = "cuda/bf16/sim/libtorch-0", .memory_bytes = 2000 * kMb, .host_bytes = 2000 * kMb}};
+  EXPECT_EQ(SeatsGiven({box}), Seats{"box/cuda:0"});
 }
 
 }  // namespace
