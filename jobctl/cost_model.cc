@@ -52,12 +52,12 @@ Layer Measured(const StageWork& w, SourcePages source, const DiskProbe& disk) {
 uint32_t Groups(const StageWork& w) { return w.passes <= 0 ? 0 : (w.layers + w.group - 1) / std::max(1u, w.group); }
 
 // Computing alone, with nothing beside it.
-Seconds Computing(const JobWork& job, const std::vector<Layer>& layers, const std::string& device) {
+Seconds Computing(const JobWork& job, const std::vector<Layer>& layers, const std::string& processor) {
   Seconds sum, slowest, way;
   uint32_t threads = 0, at_once = 1;
   for (size_t i = 0; i < job.stages.size(); ++i) {
     const StageWork& w = job.stages[i];
-    if (w.device != device || w.passes <= 0) continue;
+    if (w.processor != processor || w.passes <= 0) continue;
     const Seconds all = w.passes * layers[i].forward;
     sum = sum + all;
     slowest = {std::max(slowest.low, all.low / w.at_once), std::max(slowest.high, all.high / w.at_once)};
@@ -95,15 +95,15 @@ Seconds Streaming(const StageWork& w, const Layer& m, Seconds computing, const D
 }
 
 Seconds Calibrating(const JobWork& job, const std::vector<Layer>& layers, const DiskProbe& disk) {
-  std::map<std::string, Seconds> devices;
+  std::map<std::string, Seconds> processors;
   for (const StageWork& w : job.stages) {
-    if (!devices.contains(w.device)) devices[w.device] = Computing(job, layers, w.device);
+    if (!processors.contains(w.processor)) processors[w.processor] = Computing(job, layers, w.processor);
   }
   Seconds longest;
-  for (const auto& [device, computing] : devices) {
+  for (const auto& [processor, computing] : processors) {
     Seconds time = computing;
     for (size_t i = 0; i < job.stages.size(); ++i) {
-      if (job.stages[i].device == device) time = Streaming(job.stages[i], layers[i], time, disk);
+      if (job.stages[i].processor == processor) time = Streaming(job.stages[i], layers[i], time, disk);
     }
     longest = {std::max(longest.low, time.low), std::max(longest.high, time.high)};
   }

@@ -29,8 +29,8 @@ struct Seconds {
 
 // What of one stage is still to be done.
 struct StageWork {
-  std::string device = "cpu";
-  const LayerProbe* layer = nullptr; // measured on that device
+  std::string processor = "cpu";     // stages of one name share it
+  const LayerProbe* layer = nullptr; // measured there
   bool own_processor = false;        // of the device: computing takes nothing from loading and quantizing
   bool rereads = true;               // quantizing reads the source again; not where the device still holds it
   uint32_t threads = 1, at_once = 1; // that load and quantize; sequences computed at a time

@@ -66,7 +66,7 @@ StageWork StageWorkOf(const PlanSubject& subject, const ResourcePlan::Stage& sta
   const Plan& plan = *subject.plan;
   StageWork w;
   const Device& device = DeviceOf(subject, stage);
-  w.device = device.name;
+  w.processor = device.is_cpu() ? "cpu" : device.name;   // several that are the CPU share its cores
   w.layer = &layer;
   w.own_processor = HasOwnMemory(device);
   w.rereads = !HasOwnMemory(device);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <future>
 #include <map>
+#include <thread>
 
 #include "calib/tokens/helper_process.h"
 #include "ledger/base/file_system.h"
@@ -152,6 +153,15 @@ std::vector<uint64_t> ShareMemory(const std::vector<Device>& devices, std::optio
   return shares;
 }
 
+std::vector<uint64_t> SpeedsOf(const std::vector<Device>& devices, const std::vector<uint64_t>& measured, uint32_t threads, uint32_t cores) {
+  const auto cpus = static_cast<uint64_t>(std::count_if(devices.begin(), devices.end(), [](const Device& d) { return d.is_cpu(); }));
+  std::vector<uint64_t> speeds;
+  for (size_t i = 0; i < devices.size(); ++i) {
+    speeds.push_back(devices[i].is_cpu() ? std::max<uint64_t>(1, measured[i] * std::min<uint64_t>(threads * cpus, cores) / cpus) : measured[i]);
+  }
+  return speeds;
+}
+
 Result<std::vector<uint64_t>> MeasureSpeeds(const std::vector<Device>& devices, uint32_t threads) {
   std::map<std::string, std::future<Result<Json>>> asked;   // several that are the CPU are measured once
   std::map<std::string, uint64_t> speeds;
@@ -167,9 +177,9 @@ Result<std::vector<uint64_t>> MeasureSpeeds(const std::vector<Device>& devices, 
     else if (status.ok()) status = speed.error();
   }
   HOLDFAST_TRY(status);
-  std::vector<uint64_t> out;
-  for (const Device& d : devices) out.push_back(speeds.at(what(d)) * (d.is_cpu() ? threads : 1));
-  return out;
+  std::vector<uint64_t> measured;
+  for (const Device& d : devices) measured.push_back(speeds.at(what(d)));
+  return SpeedsOf(devices, measured, threads, std::max(1u, std::thread::hardware_concurrency()));
 }
 
 }  // namespace holdfast

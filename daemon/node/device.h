@@ -51,7 +51,10 @@ std::vector<uint64_t> ShareMemory(const std::vector<Device>& devices, std::optio
 // What of the host's memory, `available` now, each of so many devices may be given beside memory of its own.
 constexpr uint64_t HostShare(uint64_t available, size_t devices) { return available / 100 * kMemoryShare / devices; }
 
-// MFLOP/s of a bf16 matmul, of each device as a whole: a CPU's `threads` compute side by side. All measured at the same time, for a fraction of a second.
+// The speed of each device as a whole, from that of one thread: a CPU's `threads` compute side by side, as far as there are `cores` for those of all devices
+// that are the CPU.
+std::vector<uint64_t> SpeedsOf(const std::vector<Device>& devices, const std::vector<uint64_t>& measured, uint32_t threads, uint32_t cores);
+// The same in MFLOP/s of a bf16 matmul, on this machine. All measured at the same time, for a fraction of a second.
 Result<std::vector<uint64_t>> MeasureSpeeds(const std::vector<Device>& devices, uint32_t threads);
 
 }  // namespace holdfast

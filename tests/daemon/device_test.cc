@@ -90,6 +90,18 @@ TEST(PickDevices, AnIntegratedGpuLivesInTheMachinesMemory) {
   EXPECT_FALSE((*gpu)[0].is_cpu());
 }
 
+TEST(SpeedsOf, EveryThreadOfACpuCountsAndACoreIsCountedOnce) {
+  const std::vector<Device> one = {{.name = "cpu", .numerics = "n"}}, two = {{.name = "cpu:0", .numerics = "n"}, {.name = "cpu:1", .numerics = "n"}};
+  EXPECT_THAT(SpeedsOf(one, {100}, 8, 8), ElementsAre(800));
+  EXPECT_THAT(SpeedsOf(one, {100}, 3, 8), ElementsAre(300));
+  EXPECT_THAT(SpeedsOf(one, {100}, 20, 8), ElementsAre(800));
+  EXPECT_THAT(SpeedsOf(two, {100, 100}, 4, 8), ElementsAre(400, 400));
+  EXPECT_THAT(SpeedsOf(two, {100, 100}, 8, 8), ElementsAre(400, 400));   // --threads 8 for each: they take turns
+  EXPECT_THAT(SpeedsOf(two, {100, 100}, 1, 1), ElementsAre(50, 50));
+  const std::vector<Device> mixed = {{.name = "cpu", .numerics = "n"}, {.name = "cuda:0", .numerics = "m"}};
+  EXPECT_THAT(SpeedsOf(mixed, {100, 9000}, 8, 8), ElementsAre(800, 9000));
+}
+
 TEST(PickDevices, SaysWhichIsNotThere) {
   EXPECT_THAT(Refusal("cuda:5"), AllOf(HasSubstr("--device cuda:5"), HasSubstr("there are cuda:0 NVIDIA H200, cuda:1 NVIDIA H200")));
   EXPECT_THAT(Refusal("cuda:0,cuda:2"), HasSubstr("--device cuda:2"));

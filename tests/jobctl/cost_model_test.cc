@@ -82,7 +82,7 @@ TEST_F(CostModelTest, StagesOnTheSameCoresShareThem) {
 
 TEST_F(CostModelTest, StagesOnDevicesOfTheirOwnDoNot) {
   StageWork a = Stage(5, 64), b = Stage(5, 64);
-  a.device = "cuda:0", b.device = "cuda:1";
+  a.processor = "cuda:0", b.processor = "cuda:1";
   a.own_processor = b.own_processor = true;
   const PhaseTimes whole = EstimateTimes(Job({Stage(10, 64)}), kDisk), apart = EstimateTimes(Job({a, b}), kDisk);
   EXPECT_NEAR(apart.calibrate.low, whole.calibrate.low / 2, 1e-9);

@@ -5,6 +5,7 @@
 
 #include "export/format/hf_config.h"
 #include "jobctl/preflight.h"
+#include "jobctl/run_plan.h"
 #include "ledger/base/json.h"
 
 namespace holdfast {
@@ -134,6 +135,26 @@ TEST_F(ResourcesTest, MoreStagesThanDevicesAreSpread) {
   const auto r = PlanResources({}, decoder_, plan_, job_, gpus, 2);
   ASSERT_TRUE(r.ok()) << r.error().message;
   EXPECT_EQ(r->stages[0].device + " " + r->stages[1].device + " " + r->stages[2].device, "cuda:0 cuda:1 cuda:0");
+}
+
+// The time of two stages on one CPU is that of one with all layers; on two GPUs it is not.
+TEST_F(ResourcesTest, SeatsOfOneCpuShareItsCores) {
+  plan_.stages = {{StageId(0), 0, 4}, {StageId(1), 4, 8}};
+  const std::vector<std::vector<int32_t>> tokens(kSamples, std::vector<int32_t>(kSeqLen, 1));
+  LayerProbe layer;
+  layer.forward_ns = {1'000'000'000};
+  layer.layer_bytes = layer.copy_bytes = 1;
+  const auto processors = [&](const std::string& first, const std::string& second, uint64_t memory) {
+    const std::vector<Device> devices = {{.name = first, .numerics = "n", .memory_bytes = memory}, {.name = second, .numerics = "n", .memory_bytes = memory}};
+    const auto r = PlanResources({}, decoder_, plan_, job_, devices, 2);
+    EXPECT_TRUE(r.ok()) << r.error().message;
+    const PlanSubject subject{.decoder = &decoder_, .plan = &plan_, .job = &job_, .tokens = &tokens, .device = &devices.front(), .devices = &devices, .threads = 2, .run_dir = "/"};
+    const MeasuredLayers layers = {{"n", layer}};
+    const JobWork work = WorkOf(subject, *r, layers);
+    return std::pair(work.stages[0].processor, work.stages[1].processor);
+  };
+  EXPECT_EQ(processors("cpu:0", "cpu:1", 0), std::pair(std::string("cpu"), std::string("cpu")));
+  EXPECT_EQ(processors("cuda:0", "cuda:1", uint64_t{64} << 30), std::pair(std::string("cuda:0"), std::string("cuda:1")));
 }
 
 TEST_F(ResourcesTest, AlikeDevicesGetEqualStagesAndUnlikeOnesMakeTheJobAnyNumerics) {
