@@ -20,6 +20,7 @@
 
 #include "calib/model/decoder.h"
 #include "calib/model/numerics.h"
+#include "ledger/pack/pack.h"
 
 namespace holdfast {
 
@@ -36,7 +37,7 @@ constexpr uint32_t SamplesAtOnce(Processor p, uint32_t threads) { return p == Pr
 constexpr uint32_t CutWriters(uint32_t threads) { return std::clamp<uint32_t>(threads / 2, 1, 8); }
 
 // Packs that are sealed and synced while eviction fills the next one, beyond the first, and what each of them holds.
-constexpr uint64_t PacksBeside(uint32_t threads) { return (std::clamp<uint32_t>(threads / 2, 1, 4) - 1) * (uint64_t{128} << 20); }
+constexpr uint64_t PacksBeside(uint32_t threads) { return (PacksClosing(threads) - 1) * (uint64_t{128} << 20); }
 
 struct MemoryPlan {
   Processor processor = Processor::kCpu;

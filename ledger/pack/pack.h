@@ -6,6 +6,7 @@
 //   root = SHA-256("holdfast pack 1\n" | file_size u64 LE | skeleton | count u32 LE | per chunk: offset u64, stored_len u64, raw_len u64, digest)
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
@@ -22,6 +23,8 @@ namespace holdfast {
 inline constexpr uint64_t kChunkValueMax = (4u << 20) - 16;                      // fills whole overflow pages exactly
 inline constexpr uint64_t kChunkRawMax = kChunkValueMax - kRecordHeaderBytes;    // so that a stored chunk fits; even
 inline constexpr uint64_t kPackBytesMax = 64u << 20;                             // of values in one pack
+// Packs that a writer with so many threads seals and syncs while it fills the next one.
+constexpr uint32_t PacksClosing(uint32_t threads) { return std::clamp<uint32_t>(threads / 2, 1, 4); }
 
 // How a tensor is cut into chunks.
 std::vector<ByteSpan> TensorChunks(ByteSpan raw);

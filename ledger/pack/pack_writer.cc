@@ -19,7 +19,6 @@ namespace holdfast {
 namespace {
 
 constexpr uint64_t kCompareBytes = 1u << 20;
-constexpr size_t kPacksClosingMax = 4;
 constexpr uint32_t kChunksMax = 4096;  // of one pack; with kPackBytesMax it fixes the map size, hence the bytes of the meta pages
 
 Bytes ChunkKey(uint32_t number) {
@@ -116,7 +115,6 @@ struct PackWriter::Impl {
   Status Seal(Pack* pack) const;
   Status Publish(Pack* pack) const;
   Status Finish(Pack* pack) const;
-  size_t ClosingMax() const { return std::clamp<size_t>(threads / 2, 1, kPacksClosingMax); }
   Status AwaitClosing(size_t left);
   Status Close();
   Result<StoredTensor::Piece> Append(const Value& value, uint64_t raw_bytes);
@@ -195,7 +193,7 @@ Status PackWriter::Impl::AwaitClosing(size_t left) {
 
 Status PackWriter::Impl::Close() {
   HOLDFAST_TRY(broken);
-  HOLDFAST_TRY(AwaitClosing(ClosingMax() - 1));
+  HOLDFAST_TRY(AwaitClosing(PacksClosing(threads) - 1));
   if (!open.builder) return OkStatus();
   closing.push_back({std::make_unique<Pack>(std::exchange(open, {})), {}});
   if (threads < 2) return AwaitClosing(0);
