@@ -185,12 +185,12 @@ class Probe {
   Status CopyThrough() {
     const SourceModel::Place* place = source_->Find(kEmbeddingName);
     if (place == nullptr) return InvalidArgument(ask_.source + ": no tensor " + kEmbeddingName);
-    const Codec codec = place->tensor->dtype == DType::kBF16 ? Codec::kBf16Planes : place->tensor->dtype == DType::kF32 ? Codec::kF32Planes : Codec::kZstd;
-    const uint64_t all = std::min(kCopyTriedBytes, place->tensor->bytes), step = kChunkRawMax / 64 * 64;
+    const Codec codec = CopyCodec(place->tensor->dtype);
+    const uint64_t all = std::min(kCopyTriedBytes, place->tensor->bytes);
     Bytes buffer;
     const uint64_t begin = clock_.MonotonicNs();
     for (uint64_t at = 0; at < all; at += buffer.size()) {
-      buffer.resize(std::min(step, all - at));
+      buffer.resize(std::min(kCopyBytes, all - at));
       HOLDFAST_TRY(place->file->file().Read(place->tensor->offset + at, buffer));
       const Encoded encoded = Encode(codec, buffer);
       (void)Sha256(encoded.bytes.empty() ? ByteSpan(buffer) : ByteSpan(encoded.bytes));

@@ -22,7 +22,6 @@ namespace holdfast {
 namespace {
 
 constexpr uint64_t kSliceBytes = 1u << 20;               // work of one thread at a time
-constexpr uint64_t kCopyBytes = kChunkRawMax / 64 * 64;  // whole elements of every type
 
 struct Site {
   const SitePlan* plan = nullptr;
@@ -135,9 +134,6 @@ class Eviction {
   Status CopyThrough(const TensorPlan& t) {
     HOLDFAST_TRY(Arrive(t.name));
     HOLDFAST_ASSIGN(const SourceModel::Place* place, Find(t));
-    const Codec codec = t.dtype == DType::kBF16  ? Codec::kBf16Planes
-                        : t.dtype == DType::kF32 ? Codec::kF32Planes
-                                                 : Codec::kZstd;
     StoredTensor stored;
     Sha256Hasher hasher;
     std::vector<Bytes> parts(std::max(1u, options_.threads));
@@ -154,7 +150,7 @@ class Eviction {
       const auto hash = std::async(chunks.size() > 1 ? std::launch::async : std::launch::deferred, [&] {
         for (const ByteSpan chunk : chunks) hasher.Update(chunk);
       });
-      const Status added = packs_.AddAll(codec, chunks, &stored.pieces);
+      const Status added = packs_.AddAll(CopyCodec(t.dtype), chunks, &stored.pieces);
       hash.wait();
       HOLDFAST_TRY(added);
     }

@@ -25,6 +25,10 @@ class ResidentWeights {
   virtual Status Quantize(const std::string& tensor, float weight_scale_2, std::span<uint8_t> packed, std::span<uint8_t> weight_scale) = 0;
 };
 
+// How tensors that stay as they are become chunks: pieces of whole elements of every type, encoded by the type.
+inline constexpr uint64_t kCopyBytes = kChunkRawMax / 64 * 64;
+constexpr Codec CopyCodec(DType dtype) { return dtype == DType::kBF16 ? Codec::kBf16Planes : dtype == DType::kF32 ? Codec::kF32Planes : Codec::kZstd; }
+
 struct EvictOptions {
   uint32_t threads = 1;
   // Sites of a set that it holds whole, with digests that `expected` knows, are not read again. Null: everything is.
