@@ -31,7 +31,7 @@ constexpr Processor ProcessorOf(std::string_view device) { return device.starts_
 // Groups of a streamed stage that are resident at a time; see GroupLayers.
 constexpr uint32_t GroupsAtOnceMax(Processor p) { return p == Processor::kGpu ? 3 : 2; }
 // Samples that a GPU computes at a time, and units that are evicted from it.
-inline constexpr uint32_t kGpuSamplesMax = 4, kGpuUnitsMax = 4;
+inline constexpr uint32_t kGpuSamplesMax = 8, kGpuUnitsMax = 4;
 constexpr uint32_t SamplesAtOnce(Processor p, uint32_t threads) { return p == Processor::kGpu ? std::min(threads, kGpuSamplesMax) : threads; }
 // Threads that write cuts into packs.
 constexpr uint32_t CutWriters(uint32_t threads) { return std::clamp<uint32_t>(threads / 2, 1, 8); }

@@ -13,6 +13,7 @@
 
 #include "calib/model/memory_plan.h"
 #include "calib/model/rope.h"
+#include "calib/runner/device_session.h"
 #include "calib/runner/forward.h"
 #include "calib/runner/kernels.h"
 
@@ -60,8 +61,8 @@ class Pass {
       pending_ = true;
     }
     if (pending_) kernels::Add(Raw(x_), Raw(delta_), Count(x_));
-    const auto* bytes = reinterpret_cast<const uint8_t*>(Raw(x_));
-    result_.hidden.assign(bytes, bytes + Count(x_) * 2);
+    result_.hidden = range_.session->hidden.Take(Count(x_) * 2);
+    std::memcpy(result_.hidden.data(), Raw(x_), Count(x_) * 2);
     return std::move(result_);
   }
 

@@ -250,14 +250,14 @@ class PinnedLane final : public CutLane {
     HOLDFAST_TRY(FromCuda(cudaEventCreateWithFlags(&arrived_, cudaEventDisableTiming), "making an event"));
     return FromCuda(cudaEventCreateWithFlags(&computed_, cudaEventDisableTiming), "making an event");
   }
-  Result<uint16_t*> Send(std::span<const uint8_t> cut) override {
+  Result<void*> Send(std::span<const uint8_t> bytes) override {
     HOLDFAST_TRY(Use(device_));
-    HOLDFAST_ASSIGN(void* const pinned, in_.Of(cut.size()));
-    HOLDFAST_ASSIGN(void* const to, on_device_.Of(cut.size()));
-    std::copy_n(cut.data(), cut.size(), static_cast<uint8_t*>(pinned));
-    HOLDFAST_TRY(FromCuda(cudaMemcpyAsync(to, pinned, cut.size(), cudaMemcpyHostToDevice, stream_), "copying hidden states to the device"));
-    HOLDFAST_TRY(FromCuda(cudaEventRecord(arrived_, stream_), "copying hidden states to the device"));
-    return static_cast<uint16_t*>(to);
+    HOLDFAST_ASSIGN(void* const pinned, in_.Of(bytes.size()));
+    HOLDFAST_ASSIGN(void* const to, on_device_.Of(bytes.size()));
+    std::copy_n(bytes.data(), bytes.size(), static_cast<uint8_t*>(pinned));
+    HOLDFAST_TRY(FromCuda(cudaMemcpyAsync(to, pinned, bytes.size(), cudaMemcpyHostToDevice, stream_), "copying a sample to the device"));
+    HOLDFAST_TRY(FromCuda(cudaEventRecord(arrived_, stream_), "copying a sample to the device"));
+    return to;
   }
   Status Arrive() override { return FromCuda(cudaStreamWaitEvent(cudaStreamLegacy, arrived_, 0), "copying hidden states to the device"); }
   Status Fetch(const void* hidden, size_t hidden_bytes, const void* amax, size_t amax_bytes) override {

@@ -57,8 +57,8 @@ class CutLane {
  public:
   static Result<std::unique_ptr<CutLane>> New(int device);
   virtual ~CutLane() = default;
-  // Begins to copy `cut` into the lane's own buffer on the device, which is returned. Overwritten by the next Send.
-  virtual Result<uint16_t*> Send(std::span<const uint8_t> cut) = 0;
+  // Begins to copy `bytes` (hidden states, token ids) into the lane's own buffer on the device, which is returned. Overwritten by the next Send.
+  virtual Result<void*> Send(std::span<const uint8_t> bytes) = 0;
   // What is queued on the default stream from here on finds it there.
   virtual Status Arrive() = 0;
   // Behind what has been queued on the default stream so far: begins to copy both back. Waits for nothing.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the runners of one worker share on a GPU: pinned buffers, and what quantizes there. Making pinned memory and giving it back stops the
-// device for a moment, so it is done once and not for each group of layers. On a CPU there is nothing to share.
+// device for a moment, so it is done once and not for each group of layers. On a CPU nothing of it is used.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,6 +12,7 @@
 #include <mutex>
 #include <vector>
 
+#include "ledger/base/coding.h"
 #include "ledger/base/result.h"
 #ifdef HOLDFAST_HAVE_CUDA
 #include "calib/runner/device_kernels.h"
@@ -51,12 +52,43 @@ class LendingPool {
   std::vector<std::unique_ptr<T>> idle_;   // guarded by mutex_; as many as threads ever asked at once
 };
 
+// Memory of hidden states that is used again. What is touched for the first time the kernel makes page by page, and in a virtual machine its host, too:
+// on the one where this was measured, that took several times as long as filling it. Thread safe.
+class HiddenBuffers {
+ public:
+  Bytes Take(size_t bytes) {
+    Bytes buffer;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!idle_.empty()) {
+        buffer = std::move(idle_.back());
+        idle_.pop_back();
+      }
+    }
+    buffer.resize(bytes);
+    return buffer;
+  }
+  void Give(Bytes buffer) {
+    const std::lock_guard lock(mutex_);
+    idle_.push_back(std::move(buffer));
+  }
+  void Drop() {
+    const std::lock_guard lock(mutex_);
+    idle_ = {};
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Bytes> idle_;   // guarded by mutex_; as many as there ever were at once
+};
+
 struct RopeOnDevice {
   at::Tensor cos, sin;   // bf16 [tokens, head_dim / 2]
 };
 
 class DeviceSession {
  public:
+  HiddenBuffers hidden;
 #ifdef HOLDFAST_HAVE_CUDA
   LendingPool<device::Uploader> uploaders;
   LendingPool<device::CutLane> lanes;

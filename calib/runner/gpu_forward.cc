@@ -17,6 +17,7 @@
 #include "calib/model/rope.h"
 #include "calib/runner/device_session.h"
 #include "calib/runner/forward.h"
+#include "ledger/base/trace.h"
 
 // scaled_dot_product_attention with grouped heads.
 #define HOLDFAST_FLASH_ATTENTION (TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 5))
@@ -175,29 +176,28 @@ Result<ForwardResult> GpuForward(const Range& range, const ForwardInput& input) 
   HOLDFAST_ASSIGN(const auto lane, range.session->lanes.Borrow([device] { return device::CutLane::New(device); }));
   const int64_t tokens = static_cast<int64_t>(input.tokens), hidden = static_cast<int64_t>(range.spec.hidden);
   const auto bf16 = at::TensorOptions().dtype(at::kBFloat16).device(range.device);
-  at::Tensor x;
-  if (input.ids == nullptr) {
-    HOLDFAST_CHECK(input.hidden.size() == input.tokens * range.spec.hidden * 2);
-    HOLDFAST_ASSIGN(uint16_t* const at, lane->Send(input.hidden));
-    x = at::from_blob(at, {tokens, hidden}, bf16);
+  HOLDFAST_CHECK(input.ids != nullptr || input.hidden.size() == input.tokens * range.spec.hidden * 2);
+  void* sent = nullptr;          // token ids or hidden states; a copy on the default stream would wait for the sample before
+  {
+    const TraceSpan span("send a sample");
+    const auto* ids = input.ids == nullptr ? nullptr : reinterpret_cast<const uint8_t*>(input.ids->data());
+    HOLDFAST_ASSIGN(sent, lane->Send(ids == nullptr ? input.hidden : ByteSpan(ids, input.ids->size() * sizeof(int32_t))));
   }
   std::optional<GpuPass> pass;   // its buffers live until the device is done with them
   std::vector<uint32_t> bits(range.weights.layers.size() * kInputs);
   ForwardResult result;
   {
     const std::lock_guard lock(range.session->launch);
-    if (input.ids == nullptr) {
-      HOLDFAST_TRY(lane->Arrive());
-    } else {
-      at::Tensor ids = at::empty({tokens}, at::kInt);
-      std::memcpy(ids.data_ptr(), input.ids->data(), ids.nbytes());
-      x = range.weights.embedding.index_select(0, ids.to(range.device));
-    }
+    const TraceSpan span("queue kernels");
+    HOLDFAST_TRY(lane->Arrive());
+    const at::Tensor x = input.ids == nullptr ? at::from_blob(sent, {tokens, hidden}, bf16)
+                                              : range.weights.embedding.index_select(0, at::from_blob(sent, {tokens}, bf16.dtype(at::kInt)));
     pass.emplace(range, x);
     const at::Tensor amax = pass->Run(input.want_hidden);
     HOLDFAST_TRY(lane->Fetch(x.data_ptr(), input.want_hidden ? x.nbytes() : 0, amax.data_ptr(), amax.nbytes()));
   }
-  if (input.want_hidden) result.hidden.resize(x.nbytes());   // while the device works
+  if (input.want_hidden) result.hidden = range.session->hidden.Take(input.tokens * range.spec.hidden * 2);   // while the device works
+  const TraceSpan span("take results");
   HOLDFAST_TRY(lane->Take(result.hidden, std::span(reinterpret_cast<uint8_t*>(bits.data()), bits.size() * sizeof(uint32_t))));
   result.amax = AmaxOfSites(range, bits);
   return result;

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "calib/model/rope.h"
+#include "calib/runner/device_session.h"
 #include "calib/runner/forward.h"
 
 namespace holdfast {
@@ -148,8 +149,8 @@ class OpsPass {
     }
     if (!want_hidden) return result;
     const at::Tensor host = x_.contiguous().cpu();
-    const auto* bytes = static_cast<const uint8_t*>(host.data_ptr());
-    result.hidden.assign(bytes, bytes + static_cast<size_t>(host.numel()) * 2);
+    result.hidden = range_.session->hidden.Take(host.nbytes());
+    std::memcpy(result.hidden.data(), host.data_ptr(), host.nbytes());
     return result;
   }
 

@@ -173,6 +173,14 @@ Result<std::unique_ptr<LayerRangeRunner>> LayerRangeRunner::Load(const SourceMod
 
 std::shared_ptr<DeviceSession> MakeDeviceSession() { return std::make_shared<DeviceSession>(); }
 
+std::shared_ptr<const Bytes> ShareHidden(const std::shared_ptr<DeviceSession>& session, Bytes hidden) {
+  return {new Bytes(std::move(hidden)), [session](Bytes* back) {
+            session->hidden.Give(std::move(*back));
+            delete back;
+          }};
+}
+void DropSharedMemory(DeviceSession& session) { session.hidden.Drop(); }
+
 std::vector<std::string> TorchDevices() {
   std::vector<std::string> names = {"cpu"};
   if (!at::hasCUDA()) return names;

@@ -24,6 +24,10 @@ namespace holdfast {
 // What the runners of one worker share on its device; see device_session.h.
 class DeviceSession;
 std::shared_ptr<DeviceSession> MakeDeviceSession();
+// What a pass yielded, for several readers; with the last of them its memory goes back to the session, for what the next pass yields.
+std::shared_ptr<const Bytes> ShareHidden(const std::shared_ptr<DeviceSession>& session, Bytes hidden);
+// Gives back what no reader holds.
+void DropSharedMemory(DeviceSession& session);
 
 struct RunnerOptions {
   uint32_t first_layer = 0, last_layer = 0;

@@ -6,13 +6,18 @@
 
 #include <atomic>
 #include <cstring>
+#include <deque>
 #include <mutex>
+#include <optional>
 #include <thread>
+#include <utility>
 
 #include "calib/model/device_probe.h"
 #include "calib/runner/device_session.h"
 #include "calib/runner/kernels.h"
 #include "export/nvfp4/nvfp4.h"
+#include "ledger/base/tensor_digest.h"
+#include "ledger/base/trace.h"
 
 namespace holdfast {
 namespace {
@@ -152,7 +157,7 @@ Result<Digest> LoadWhole(const SourceModel::Place& place, const TensorPlan& t, c
   Bytes staging(in_place ? 0 : place.tensor->bytes);
   const std::span<uint8_t> raw = in_place ? std::span(static_cast<uint8_t*>(target.data_ptr()), place.tensor->bytes) : std::span(staging);
   HOLDFAST_TRY(place.file->Read(*place.tensor, raw));
-  const Digest digest = Sha256(raw);
+  const Digest digest = TensorDigest(raw);
   HOLDFAST_TRY(CheckExpected(options, t, place.file->path(), digest));
   HOLDFAST_TRY(WeightAmax(t.dtype, raw, place.file->path() + ": tensor " + t.name));
   if (!in_place) Fill(t.dtype, raw, target);
@@ -170,47 +175,68 @@ Error NonFinite(const SourceModel::Place& place, const TensorPlan& t) {
 }
 
 constexpr uint64_t kSliceBytes = 1u << 20;   // what a core's cache holds
+static_assert(kDigestPieceBytes <= device::Uploader::kBytes);
 
-// To a GPU, piece by piece: while one is copied there, the next is read, hashed and looked through, slice by slice, while a slice is in the CPU's
-// cache. Pinned memory is only written.
-Result<Digest> LoadInPieces(const SourceModel::Place& place, const TensorPlan& t, const RunnerOptions& options, const at::Tensor& target,
-                            device::Uploader& uploader) {
-  const uint64_t values = device::Uploader::kBytes / 2, all = static_cast<uint64_t>(target.numel()), width = DTypeBytes(t.dtype);
-  auto* to = static_cast<uint16_t*>(target.data_ptr());
-  Bytes slice(std::min(kSliceBytes, all * width));
-  Sha256Hasher hasher;
+struct Piece {
+  Digest digest;
   bool finite = true;
-  for (uint64_t at = 0; at < all; at += values) {
-    const uint64_t piece = std::min(values, all - at);
-    HOLDFAST_ASSIGN(const std::span<uint8_t> pinned, uploader.Buffer());
-    for (uint64_t i = 0; i < piece; i += kSliceBytes / width) {
-      const uint64_t n = std::min(kSliceBytes / width, piece - i);
-      const std::span<uint8_t> raw = std::span(slice).first(n * width);
-      HOLDFAST_TRY(place.file->file().Read(place.tensor->offset + (at + i) * width, raw));
-      hasher.Update(raw);
-      finite = finite && WeightAmax(t.dtype, raw, t.name).ok();
-      ConvertToBf16(t.dtype, raw, reinterpret_cast<uint16_t*>(pinned.data()) + i);
-    }
-    HOLDFAST_TRY(uploader.Send(to + at, piece * 2));
+};
+
+// Bytes [at, at + bytes) of a tensor to a GPU: read, hashed and looked through slice by slice, while a slice is in the CPU's cache; the piece
+// before is copied meanwhile. Pinned memory is only written.
+Result<Piece> LoadPiece(const SourceModel::Place& place, const TensorPlan& t, uint64_t at, uint64_t bytes, const at::Tensor& target, device::Uploader& uploader) {
+  const uint64_t width = DTypeBytes(t.dtype);
+  HOLDFAST_ASSIGN(const std::span<uint8_t> pinned, uploader.Buffer());
+  Bytes slice(std::min(kSliceBytes, bytes));
+  Sha256Hasher hasher;
+  Piece piece;
+  for (uint64_t done = 0; done < bytes; done += slice.size()) {
+    const std::span<uint8_t> raw = std::span(slice).first(std::min<uint64_t>(slice.size(), bytes - done));
+    HOLDFAST_TRY(place.file->file().Read(place.tensor->offset + at + done, raw));
+    hasher.Update(raw);
+    piece.finite = piece.finite && WeightAmax(t.dtype, raw, t.name).ok();
+    ConvertToBf16(t.dtype, raw, reinterpret_cast<uint16_t*>(pinned.data()) + done / width);
   }
-  const Digest digest = hasher.Finish();
-  HOLDFAST_TRY(CheckExpected(options, t, place.file->path(), digest));
-  if (!finite) return NonFinite(place, t);
-  return digest;
+  HOLDFAST_TRY(uploader.Send(static_cast<uint16_t*>(target.data_ptr()) + at / width, bytes / width * 2));
+  piece.digest = hasher.Finish();
+  return piece;
 }
 #endif
+
+// A tensor on its way in. What goes to a GPU does so in pieces, on as many threads as there are: one tensor of a large model would keep one core busy
+// for as long as the whole group may take.
+struct Arrival {
+  Job job;
+  std::vector<Digest> pieces;
+  std::atomic<size_t> left = 1;      // pieces
+  std::atomic<bool> finite = true;
+  explicit Arrival(Job j) : job(std::move(j)) {
+#ifdef HOLDFAST_HAVE_CUDA
+    if (!job.target.is_cpu()) left = DigestPieces(job.tensor->bytes);
+#endif
+    pieces.resize(left);
+  }
+};
 
 // One loading thread.
 class Loader {
  public:
   Loader(const SourceModel& source, const RunnerOptions& options) : source_(source), options_(options) {}
 
-  Result<Digest> Load(const Job& job) {
+  // A piece of a tensor. The tensor's digest, if it is the last one to arrive.
+  Result<std::optional<Digest>> Load(Arrival* arrival, size_t piece) {
+    const TraceSpan span("load a tensor");
+    const Job& job = arrival->job;
     const TensorPlan& t = *job.tensor;
     const SourceModel::Place* place = source_.Find(t.name);
     HOLDFAST_TRY(CheckUnchanged(place, t, source_.dir()));
     HOLDFAST_CHECK(static_cast<uint64_t>(job.target.numel()) * DTypeBytes(t.dtype) == place->tensor->bytes);
-    return Read(*place, t, job.target);
+#ifdef HOLDFAST_HAVE_CUDA
+    if (!job.target.is_cpu()) return ToGpu(arrival, *place, piece);
+#endif
+    HOLDFAST_CHECK(piece == 0 && arrival->pieces.size() == 1);
+    HOLDFAST_ASSIGN(const Digest digest, LoadWhole(*place, t, options_, job.target));
+    return std::optional(digest);
   }
   // When this returns, everything is where it belongs.
   Status Finish() {
@@ -221,32 +247,43 @@ class Loader {
   }
 
  private:
-  Result<Digest> Read(const SourceModel::Place& place, const TensorPlan& t, const at::Tensor& target) {
 #ifdef HOLDFAST_HAVE_CUDA
-    if (!target.is_cpu()) {
-      HOLDFAST_CHECK(target.scalar_type() == at::kBFloat16 && target.is_contiguous());
-      if (uploader_ == nullptr) {
-        const int device = std::max<int>(0, target.device().index());
-        HOLDFAST_ASSIGN(uploader_, options_.session->uploaders.Borrow([device] { return device::Uploader::New(device); }));
-      }
-      return LoadInPieces(place, t, options_, target, *uploader_);
+  Result<std::optional<Digest>> ToGpu(Arrival* arrival, const SourceModel::Place& place, size_t number) {
+    const at::Tensor& target = arrival->job.target;
+    const TensorPlan& t = *arrival->job.tensor;
+    HOLDFAST_CHECK(target.scalar_type() == at::kBFloat16 && target.is_contiguous());
+    if (uploader_ == nullptr) {
+      const int device = std::max<int>(0, target.device().index());
+      HOLDFAST_ASSIGN(uploader_, options_.session->uploaders.Borrow([device] { return device::Uploader::New(device); }));
     }
-#endif
-    return LoadWhole(place, t, options_, target);
+    const uint64_t at = number * kDigestPieceBytes, bytes = std::min(kDigestPieceBytes, place.tensor->bytes - at);
+    HOLDFAST_ASSIGN(const Piece piece, LoadPiece(place, t, at, bytes, target, *uploader_));
+    arrival->pieces[number] = piece.digest;
+    if (!piece.finite) arrival->finite = false;
+    if (--arrival->left > 0) return std::optional<Digest>();
+    const Digest digest = TensorDigestOf(arrival->pieces);
+    HOLDFAST_TRY(CheckExpected(options_, t, place.file->path(), digest));
+    if (!arrival->finite) return NonFinite(place, t);
+    return std::optional(digest);
   }
+  LendingPool<device::Uploader>::Loan uploader_;
+#endif
 
   const SourceModel& source_;
   const RunnerOptions& options_;
-#ifdef HOLDFAST_HAVE_CUDA
-  LendingPool<device::Uploader>::Loan uploader_;
-#endif
 };
 
 // Runs all jobs on `threads` threads. Of several errors the one of the earliest tensor is reported.
 Status RunJobs(const SourceModel& source, const RunnerOptions& options, const std::vector<Job>& jobs, std::vector<LoadedDigest>* digests) {
+  std::deque<Arrival> arrivals;
+  std::vector<std::pair<Arrival*, size_t>> tasks;
+  for (const Job& job : jobs) {
+    Arrival& arrival = arrivals.emplace_back(job);
+    for (size_t piece = 0; piece < arrival.pieces.size(); ++piece) tasks.emplace_back(&arrival, piece);
+  }
   std::atomic<size_t> next{0};
   std::mutex mutex;
-  size_t first_failure = jobs.size();
+  size_t first_failure = tasks.size();
   std::optional<Error> failure;
   const auto fail = [&](size_t i, Error error) {
     const std::lock_guard lock(mutex);
@@ -258,20 +295,17 @@ Status RunJobs(const SourceModel& source, const RunnerOptions& options, const st
   const auto work = [&] {
     c10::InferenceMode guard;
     Loader loader(source, options);
-    size_t last = jobs.size();
-    for (size_t i = next++; i < jobs.size(); i = next++) {
+    size_t last = tasks.size();
+    for (size_t i = next++; i < tasks.size(); i = next++) {
+      const Job& job = tasks[i].first->job;
       try {
         last = i;
-        if (options.stop != nullptr && options.stop->load()) return fail(i, Stopped("stopped while loading tensor " + jobs[i].tensor->name));
-        Result<Digest> digest = loader.Load(jobs[i]);
-        if (!digest.ok()) {
-          fail(i, digest.error());
-          return;
-        }
-        (*digests)[jobs[i].unit].tensors[jobs[i].index] = {jobs[i].tensor->name, *digest};
+        if (options.stop != nullptr && options.stop->load()) return fail(i, Stopped("stopped while loading tensor " + job.tensor->name));
+        Result<std::optional<Digest>> digest = loader.Load(tasks[i].first, tasks[i].second);
+        if (!digest.ok()) return fail(i, digest.error());
+        if (*digest) (*digests)[job.unit].tensors[job.index] = {job.tensor->name, **digest};
       } catch (const std::exception& e) {
-        fail(i, DeviceError("loading tensor " + jobs[i].tensor->name, e.what()));
-        return;
+        return fail(i, DeviceError("loading tensor " + job.tensor->name, e.what()));
       }
     }
     if (const Status done = loader.Finish(); !done.ok()) fail(last, done.error());

@@ -22,18 +22,24 @@ bool StageScheduler::OnCutReceived(uint32_t sample, uint64_t tokens, Bytes cut) 
 }
 
 void StageScheduler::OnCutCommitted(uint32_t sample) {
-  if (todo_.contains(sample) || in_flight_.contains(sample)) in_packs_.insert(sample);
+  if (todo_.contains(sample) || computing_.contains(sample) || awaiting_.contains(sample)) in_packs_.insert(sample);
+}
+
+void StageScheduler::OnWritten(uint32_t sample) {
+  if (auto done = computing_.extract(sample)) awaiting_.insert(std::move(done));
 }
 
 void StageScheduler::OnCommitted(uint32_t sample) {
   if (options_.alone > 0) --options_.alone;
-  in_flight_.erase(sample);
+  ++committed_;
+  computing_.erase(sample);
+  awaiting_.erase(sample);
   todo_.erase(sample);
   in_packs_.erase(sample);
 }
 
 void StageScheduler::OnFailed(uint32_t sample) {
-  if (in_flight_.erase(sample) > 0) todo_.insert(sample);
+  if (computing_.erase(sample) + awaiting_.erase(sample) > 0) todo_.insert(sample);
 }
 
 uint64_t StageScheduler::OnOmitted(uint32_t sample) {
@@ -52,10 +58,11 @@ bool StageScheduler::OnlySuspectsLeft() const {
 std::optional<StartSample> StageScheduler::Next() {
   if (todo_.empty()) return std::nullopt;
   const bool suspects = OnlySuspectsLeft(), alone = suspects || options_.alone > 0;
-  if (in_flight_.size() >= (alone ? 1 : options_.window)) return std::nullopt;
+  const size_t awaiting_max = committed_ < options_.awaiting_after ? 0 : options_.awaiting_max;
+  if (alone ? in_flight() > 0 : computing_.size() >= options_.window || in_flight() >= options_.window + awaiting_max) return std::nullopt;
   const auto start = [&](uint32_t sample, InputKind input) {
     todo_.erase(sample);
-    in_flight_.insert(sample);
+    computing_.insert(sample);
     return StartSample{.sample = sample, .input = input, .cut = {}, .tokens = 0, .alone = alone};
   };
   const auto eligible = [&](uint32_t s) { return todo_.contains(s) && (suspects || !options_.suspects.contains(s)); };

@@ -23,6 +23,7 @@ struct Child {
   RestartLadder ladder{WorkerSize{}};
   OomCounters oom_at_start;
   uint64_t files_at_start = 0;          // of a merge: done when it was started
+  uint64_t passed = 0, passed_at_start = 0; // WorkerReport::passed, likewise: what a life committed just before its end is heard from the next one
   uint64_t tries = 0, tries_at_start = 0;   // WorkerReport::tries of this life, and of the one before: what that one died of may have been a step
   uint32_t attempt = 0;
   uint64_t kill_at_ns = 0;              // when stopping
@@ -80,6 +81,7 @@ Status Supervisor::Impl::Launch(Child* c, const std::string& reason) {
   c->task.view.commits = 0;
   c->files_at_start = c->task.spec.key.merge ? c->task.view.units_done : UINT64_MAX;
   c->tries_at_start = c->tries;
+  c->passed_at_start = c->passed;
   c->failure.reset();
   c->told_pause = false;
   const char* binary = c->task.spec.key.merge ? "/holdfast-merge" : "/holdfast-worker";
@@ -114,6 +116,7 @@ void Supervisor::Impl::Take(Child* c, const WorkerReport& r) {
   if (r.samples_total > 0) v.samples_total = r.samples_total;
   v.commits = r.commits;
   c->tries = r.tries;
+  c->passed = r.passed;
   v.units_done = r.units_done;
   v.units_total = r.units_total;
   v.bytes_read = r.bytes_read;
@@ -164,7 +167,7 @@ void Supervisor::Impl::Restart(Child* c, const ChildEnd& end, const std::string&
   if (end.exited && end.code == 127) {
     return End(c, TaskState::kGaveUp, Internal("cannot run " + options.bin_dir + (c->task.spec.key.merge ? "/holdfast-merge" : "/holdfast-worker") + ": build it, or reinstall holdfast"));
   }
-  const bool progress = c->task.view.commits > 0 || c->task.view.units_done > c->files_at_start || c->tries > c->tries_at_start;
+  const bool progress = c->task.view.commits > 0 || c->task.view.units_done > c->files_at_start || c->tries > c->tries_at_start || c->passed > c->passed_at_start;
   const WorkerSize before = c->ladder.size();
   const RestartLadder::Decision d = c->ladder.OnDeath(cause, progress);
   c->task.view.restarts = c->ladder.restarts();

@@ -26,6 +26,7 @@ std::string WorkerReport::Encode() const {
                             {"samples_done", samples_done},
                             {"commits", commits},
                             {"samples_total", samples_total},
+                            {"passed", passed},
                             {"tries", tries},
                             {"units_done", units_done},
                             {"units_total", units_total},
@@ -60,6 +61,7 @@ Result<WorkerReport> WorkerReport::Decode(std::string_view text) {
   HOLDFAST_ASSIGN(r.samples_done, Count(j, "samples_done"));
   HOLDFAST_ASSIGN(r.commits, Count(j, "commits"));
   HOLDFAST_ASSIGN(r.samples_total, Count(j, "samples_total"));
+  HOLDFAST_ASSIGN(r.passed, Count(j, "passed"));
   HOLDFAST_ASSIGN(r.tries, Count(j, "tries"));
   HOLDFAST_ASSIGN(r.units_done, Count(j, "units_done"));
   HOLDFAST_ASSIGN(r.units_total, Count(j, "units_total"));

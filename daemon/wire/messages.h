@@ -30,6 +30,7 @@ struct WorkerReport {
   std::string phase;                 // "start", "load", "calibrate", "evict", "waiting" (for a sample to be left out), "seal", "merge", "done" (merged: only records are missing)
   uint64_t samples_done = 0, samples_total = 0;
   uint64_t commits = 0;              // results made durable since this process began: samples (through a group of layers), units
+  uint64_t passed = 0;               // layers that samples have passed, in all lives so far, as the ledger said when it was looked at last
   uint64_t tries = 0;                // of samples alone, in all lives so far, where that tells (TriesThatCount)
   uint64_t units_done = 0, units_total = 0;
   uint64_t bytes_read = 0, bytes_written = 0;  // source weights read; packs and slots published; merge: of the output

@@ -5,6 +5,8 @@
 #include <iterator>
 #include <utility>
 
+#include "ledger/base/trace.h"
+
 namespace holdfast {
 namespace {
 
@@ -35,6 +37,7 @@ Status CommitQueue::Step(Look look) {
 
 // Often: are there new cuts? Rarely: what else is new with this stage and its neighbours, of all plans.
 Status CommitQueue::LookAround(uint64_t now) {
+  const TraceSpan span("look around");
   looked_ns_ = now;
   if (looked_wide_ns_ != 0 && now - looked_wide_ns_ < kPollMaxNs) return options_.state->RefreshCutsBefore(options_.first_layer);
   looked_wide_ns_ = now;
@@ -131,7 +134,10 @@ Status CommitQueue::CommitReady() {
   }
   prepared_ = std::move(waiting);
   if (committed.empty()) return OkStatus();
-  HOLDFAST_TRY(options_.writer->Append(std::move(slot)));
+  {
+    const TraceSpan span("commit a slot");
+    HOLDFAST_TRY(options_.writer->Append(std::move(slot)));
+  }
   for (const uint32_t sample : committed) options_.on_event(SampleCommitted{sample});
   return committed.size() == kSlotRecordsMax ? CommitReady() : OkStatus();
 }

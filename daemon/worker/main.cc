@@ -15,6 +15,7 @@
 #include "calib/runner/runner.h"
 #include "daemon/worker/exit_code.h"
 #include "daemon/worker/stage_worker.h"
+#include "ledger/base/trace.h"
 #include "ledger/cluster/root.h"
 
 namespace {
@@ -84,6 +85,7 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     status = Exhausted("out of memory in stage " + std::to_string(args->stage));
   }
+  if (const Status traced = WriteTrace("holdfast-worker"); !traced.ok()) std::fprintf(stderr, "%s\n", traced.error().message.c_str());
   std::fflush(nullptr);
   // Everything durable is durable; destructors of libtorch at exit could only add ways to fail.
   _exit(ExitCodeOf(status));

@@ -17,6 +17,7 @@
 #include "daemon/transport/sockets.h"
 #include "daemon/worker/exit_code.h"
 #include "export/merge/merge.h"
+#include "ledger/base/trace.h"
 #include "ledger/cluster/root.h"
 
 namespace holdfast {
@@ -143,5 +144,7 @@ int main(int argc, char** argv) {
   ::sigaction(SIGTERM, &action, nullptr);
   ::sigaction(SIGINT, &action, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
-  return ExitCodeOf(Run(*args));
+  const Status status = Run(*args);
+  if (const Status traced = WriteTrace("holdfast-merge"); !traced.ok()) std::fprintf(stderr, "%s\n", traced.error().message.c_str());
+  return ExitCodeOf(status);
 }

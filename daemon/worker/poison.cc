@@ -43,6 +43,7 @@ Caution CautionFor(const StageState& state, const std::string& reason, WorkerSiz
     if (state.suspicion.tries.contains(sample)) c.suspects.insert(sample);
   }
   const Suspicion::Life& before = state.suspicion.before;
+  c.after_death = before.Died();
   if (todo.size() == 1 && before.Died()) c.alone = 1;   // alone anyhow: it shall be known
   if (before.Barren() && (reason != kReasonOutOfMemory || StepDown(size) == size)) c.alone = size.window;
   return c;

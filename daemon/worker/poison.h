@@ -21,6 +21,7 @@ inline constexpr uint32_t kTriesMax = 2;
 struct Caution {
   uint32_t alone = 0;             // so many samples are computed one at a time first
   std::set<uint32_t> suspects;    // of those that are left to do
+  bool after_death = false;       // the life before was cut short: little may be under way at first
 };
 // `state`: of the stage, our own claim included. `reason`: of that claim. A death for want of memory makes the worker smaller first; only when it can get
 // no smaller is a sample to blame.

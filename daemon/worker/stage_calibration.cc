@@ -15,6 +15,7 @@
 #include "daemon/worker/unit_pool.h"
 #include "ledger/base/fail_point.h"
 #include "ledger/base/parallel.h"
+#include "ledger/base/trace.h"
 #include "ledger/fold/seal.h"
 
 namespace holdfast {
@@ -23,6 +24,7 @@ namespace {
 constexpr int kTickMs = 100;
 constexpr uint64_t kDrainMs = 20'000;          // of the 30 s that a stop may take
 constexpr uint64_t kRedoNs = 20'000'000'000;   // of computing that a kill may cost, where cuts between groups need not be written
+constexpr uint32_t kAwaitingMax = 256;         // samples that only wait for commits: their own, and those of all stages before
 constexpr uint32_t kEdgeQueueCuts = 4;         // cuts that a producer keeps for a slow consumer before it leaves them to the packs
 
 }  // namespace
@@ -36,6 +38,7 @@ Status StageWorker::Impl::Calibrate() {
     const std::optional<Todo> todo = NextGroup(state, stage, Groups().layers, usable, in_memory);
     report.samples_total = state.samples_in();
     report.samples_done = state.SamplesThrough(stage.first_layer, stage.last_layer);
+    report.passed = LayersPassed(state, stage);
     if (!todo) break;
     const StageState& known = state.stages().at(stage.stage);
     const Caution caution = CautionFor(known, args.reason, args.size, todo->samples);
@@ -56,8 +59,12 @@ Status StageWorker::Impl::Calibrate() {
     if (kept) kept_ns = clock.MonotonicNs();
     HOLDFAST_TRY(DropConsumedCuts());
   }
-  HOLDFAST_TRY(JoinAhead());
+  if (evictions != nullptr) {
+    HOLDFAST_TRY(Join(Await::kEverything));
+    evictions->Forget();
+  }
   held = {};
+  DropSharedMemory(*session);
   if (group.runner != nullptr && group.runner->Resident() == nullptr) {   // its memory is eviction's
     group = {};
     ::malloc_trim(0);
@@ -70,9 +77,10 @@ Status StageWorker::Impl::Enter(const Todo& todo) {
   if (group.Is(todo)) return OkStatus();
   if (source == nullptr) HOLDFAST_TRY(CheckSource());
   LoadedGroup finished = std::exchange(group, {});
-  HOLDFAST_TRY(JoinAhead());                   // which may have loaded the next group
+  HOLDFAST_TRY(Join(Await::kNextGroup));
   if (finished.runner != nullptr && finished.runner->Resident() == nullptr) finished.runner.reset();
   if (!group.Is(todo)) {
+    HOLDFAST_TRY(Join(Await::kEverything));    // they hold memory
     group = {};
     if (finished.runner != nullptr) {          // on a GPU without room for two groups: evicted from there before it makes room
       if (const auto in = Evictable(finished)) HOLDFAST_TRY(EvictMissing(in->units, finished));
@@ -103,6 +111,7 @@ Result<LoadedGroup> StageWorker::Impl::Load(uint32_t first_layer, uint32_t last_
   options.expected = std::move(expected);
   options.stop = &stop.raised;
   options.session = session;
+  const TraceSpan span("load a group");
   LoadedGroup loaded{.first_layer = first_layer, .last_layer = last_layer, .runner = nullptr, .digests = {}};
   HOLDFAST_ASSIGN(loaded.runner, LayerRangeRunner::Load(*source, spec, plan, options, &loaded.digests));
   return loaded;
@@ -134,10 +143,14 @@ Status StageWorker::Impl::NoteDigests() {
   return records.empty() ? OkStatus() : writer->Append(std::move(records));
 }
 
-// Waits until what goes on beside the groups is done; a group that it loaded becomes ours.
-Status StageWorker::Impl::JoinAhead() {
-  const auto ready = [](const auto& future) { return !future.valid() || future.wait_for(std::chrono::seconds(0)) == std::future_status::ready; };
-  while (!ready(evicting) || !ready(ahead)) {
+// Waits for what goes on beside the groups; a group that was loaded becomes ours.
+Status StageWorker::Impl::Join(Await what) {
+  const TraceSpan span("wait between groups");
+  const auto done = [&] {
+    const bool loaded = !ahead.valid() || ahead.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+    return loaded && (what == Await::kNextGroup || evictions->idle());
+  };
+  while (!done()) {
     HOLDFAST_TRY(CommitEvicted());
     if (Stopping()) return Stopped("stage " + std::to_string(args.stage) + " drained between two groups of layers");
     Report();
@@ -146,7 +159,7 @@ Status StageWorker::Impl::JoinAhead() {
     HearSupervisor();
   }
   HOLDFAST_TRY(CommitEvicted());
-  if (evicting.valid()) HOLDFAST_TRY(evicting.get());
+  HOLDFAST_TRY(evictions->status());
   if (ahead.valid()) {
     HOLDFAST_ASSIGN(group, ahead.get());
   }
@@ -164,7 +177,7 @@ std::optional<StageWorker::Impl::EvictInputs> StageWorker::Impl::Evictable(const
       if (unit >= plan.layers) units.push_back(unit);
     }
   }
-  std::erase_if(units, [this](uint32_t unit) { return state.Layer(unit) != nullptr; });
+  std::erase_if(units, [this](uint32_t unit) { return state.Layer(unit) != nullptr || evictions->Begun(unit); });
   if (units.empty()) return std::nullopt;
   const uint32_t at_once = std::min<uint32_t>(EvictedAtOnce(), static_cast<uint32_t>(units.size()));
   const auto in = InputsOf(std::move(units), finished, std::max(1u, args.size.threads / (2 * at_once)));   // the others compute
@@ -175,38 +188,23 @@ std::optional<StageWorker::Impl::EvictInputs> StageWorker::Impl::Evictable(const
   return *in;
 }
 
-Status StageWorker::Impl::EvictBeside(const EvictInputs& in) {
-  return ParallelFor(EvictedAtOnce(), in.units.size(), [&](size_t i) -> Status {
-    HOLDFAST_ASSIGN(LayerRecord e, EvictOne(in, in.units[i]));
-    {
-      const std::lock_guard lock(results_mutex);
-      evicted.push_back(std::move(e));
-    }
-    Wake();
-    return OkStatus();
-  });
-}
-
 void StageWorker::Impl::StartAhead(LoadedGroup finished, const Todo& todo) {
   const Grouping groups = Groups();
   const uint32_t next = todo.last_layer, next_end = std::min(stage.last_layer, next + groups.layers);
-  const bool load = groups.at_once > 1 && next < stage.last_layer;
   // Its weights are dropped with the last reference, when it is evicted.
   auto from = std::make_shared<LoadedGroup>(std::move(finished));
-  auto in = Evictable(*from);
-  if (in) {
-    evicting = std::async(std::launch::async, [this, in = std::move(*in), from]() mutable {
-      const Status status = EvictBeside(in);
-      from.reset();
-      Wake();
-      return status;
-    });
+  std::shared_future<void> room = groups.at_once < 3 ? std::shared_future<void>() : evicting;   // of the group whose memory is the next one's
+  if (auto in = Evictable(*from)) {
+    const std::vector<uint32_t> units = in->units;
+    const bool holds_weights = from->runner != nullptr;
+    auto done = evictions->Begin(units, [this, in = std::make_shared<const EvictInputs>(std::move(*in)), from](uint32_t unit) { return EvictOne(*in, unit); });
+    if (holds_weights) evicting = done;
+    if (groups.at_once < 3) room = std::move(done);
   }
   from.reset();
-  if (!load) return;
-  const bool wait = groups.at_once < 3;        // its memory is the next group's
-  ahead = std::async(std::launch::async, [this, wait, next, next_end, expected = KnownDigests(state)]() -> Result<LoadedGroup> {
-    if (wait && evicting.valid()) evicting.wait();
+  if (groups.at_once < 2 || next >= stage.last_layer) return;
+  ahead = std::async(std::launch::async, [this, room = std::move(room), next, next_end, expected = KnownDigests(state)]() -> Result<LoadedGroup> {
+    if (room.valid()) room.wait();
     Result<LoadedGroup> result = Load(next, next_end, expected);
     Wake();
     return result;
@@ -215,12 +213,7 @@ void StageWorker::Impl::StartAhead(LoadedGroup finished, const Todo& todo) {
 
 // Between groups, where the stream is ours.
 Status StageWorker::Impl::CommitEvicted() {
-  std::vector<LayerRecord> units;
-  {
-    const std::lock_guard lock(results_mutex);
-    units.swap(evicted);
-  }
-  for (const LayerRecord& unit : units) HOLDFAST_TRY(CommitUnit(unit));
+  for (const LayerRecord& unit : evictions->TakeEvicted()) HOLDFAST_TRY(CommitUnit(unit));
   return OkStatus();
 }
 
@@ -240,6 +233,7 @@ Status StageWorker::Impl::DropConsumedCuts() {
 Result<ComputedSample> StageWorker::Impl::Compute(const StartSample& start, const Input& input) {
   const auto output = group.last_layer == plan.layers ? LayerRangeRunner::Output::kNone : LayerRangeRunner::Output::kHidden;
   HOLDFAST_TRY(FailPoint("compute.sample", std::to_string(start.sample)));
+  const TraceSpan span("compute a sample");
   ComputedSample done;
   SampleRecord& r = done.record;
   r.sample = start.sample;
@@ -259,18 +253,20 @@ Result<ComputedSample> StageWorker::Impl::Compute(const StartSample& start, cons
     done.from_memory = true;
     HOLDFAST_ASSIGN(forward, group.runner->ForwardHidden(*kept->hidden, tokens, output));
   } else {
-    Bytes hidden = start.cut;
+    Bytes read;
     if (const auto* cut = std::get_if<Cut>(&input)) {
-      HOLDFAST_ASSIGN(hidden, ReadCut(fs, state.layout(), *cut));
+      const TraceSpan reading("read a cut");
+      HOLDFAST_ASSIGN(read, ReadCut(fs, state.layout(), *cut));
       tokens = cut->tokens;
     }
+    const Bytes& hidden = read.empty() ? start.cut : read;
     r.input = Sha256(hidden);
     HOLDFAST_ASSIGN(forward, group.runner->ForwardHidden(hidden, tokens, output));
   }
   r.amax = std::move(forward.amax);
   if (output == LayerRangeRunner::Output::kHidden) {
     r.output = Cut{.tokens = tokens, .hidden = plan.hidden_size, .digest = {}, .packs = {}};
-    done.hidden = std::make_shared<const Bytes>(std::move(forward.hidden));
+    done.hidden = ShareHidden(session, std::move(forward.hidden));
   }
   return done;
 }
@@ -278,8 +274,12 @@ Result<ComputedSample> StageWorker::Impl::Compute(const StartSample& start, cons
 // The second half of a sample: what leaves it gets its digest, and its packs where it is kept.
 Result<ComputedSample> StageWorker::Impl::WriteCut(ComputedSample done, bool kept, std::optional<Codec> as, CutWriter* writer) const {
   if (done.hidden == nullptr) return done;
-  done.record.output->digest = Sha256(*done.hidden);
+  {
+    const TraceSpan span("digest of a cut");
+    done.record.output->digest = Sha256(*done.hidden);
+  }
   if (kept) {
+    const TraceSpan span("write a cut");
     HOLDFAST_ASSIGN(done.record.output->packs, writer->Write(*done.hidden, as));
   }
   return done;
@@ -298,7 +298,7 @@ Status StageWorker::Impl::Loop(const Todo& todo, const Caution& caution, bool ke
   const bool from_tokens = todo.first_layer == 0;
   const bool last = todo.last_layer == plan.layers;            // nothing comes behind it
   const bool feeds = todo.last_layer == stage.last_layer && !last;   // the next stage
-  StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = args.size.window,
+  StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = args.size.window, .awaiting_max = kAwaitingMax, .awaiting_after = caution.after_death ? kAwaitingMax : 0,
                             .memory_bytes_max = args.size.window * cut_bytes, .alone = caution.alone, .suspects = caution.suspects});
   std::unique_ptr<CutReceiver> receiver;
   std::unique_ptr<CutSender> sender;           // once the ledger says who takes our cuts
@@ -367,14 +367,12 @@ Status StageWorker::Impl::Loop(const Todo& todo, const Caution& caution, bool ke
 
     std::vector<Computed> finished;
     std::vector<Result<ComputedSample>> ready;
-    std::vector<LayerRecord> units;
     {
       const std::lock_guard lock(results_mutex);
       finished.swap(computed);
       ready.swap(written);
-      units.swap(evicted);
     }
-    for (LayerRecord& unit : units) committer.Submit(std::move(unit));
+    for (LayerRecord& unit : evictions->TakeEvicted()) committer.Submit(std::move(unit));
     for (Computed& c : finished) {
       if (receiver != nullptr && c.held_bytes > 0) receiver->Release(c.held_bytes);
       if (!c.result.ok()) return c.result.error();
@@ -389,6 +387,8 @@ Status StageWorker::Impl::Loop(const Todo& todo, const Caution& caution, bool ke
       if (!done.ok()) return done.error();
       const SampleRecord& r = done->record;
       if (holds && done->hidden != nullptr) held_next.of[r.sample] = {r.output->tokens, r.output->digest, done->hidden};
+      done->hidden.reset();
+      scheduler.OnWritten(r.sample);
       committer.Submit(std::move(*done));
     }
     const Committer::Events events = committer.TakeEvents();

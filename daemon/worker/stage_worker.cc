@@ -12,6 +12,7 @@
 #include "daemon/worker/stage_worker_impl.h"
 #include "daemon/worker/unit_pool.h"
 #include "ledger/base/fail_point.h"
+#include "ledger/base/trace.h"
 #include "ledger/fold/seal.h"
 
 namespace holdfast {
@@ -27,7 +28,7 @@ constexpr uint32_t kUnitsAtOnceMax = 8;        // beyond it, disks and memory ar
 StageWorker::Impl::Impl(FileSystem& f, const Clock& c, WorkerArgs a, const StopFlag& s)
     : fs(f), clock(c), args(std::move(a)), stop(s), state(f, RunLayout(args.run_dir)), session(MakeDeviceSession()), event_fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
 StageWorker::Impl::~Impl() {
-  if (evicting.valid()) evicting.wait();       // they wake us through the event
+  evictions.reset();                           // they wake us through the event
   if (ahead.valid()) ahead.wait();
   ::close(event_fd);
 }
@@ -190,6 +191,7 @@ Status StageWorker::Impl::CheckSource() {
   }
   HOLDFAST_ASSIGN(const Json json, ParseJson(AsText(config), config_path));
   HOLDFAST_ASSIGN(spec, ParseDecoder(json, config_path));
+  evictions = std::make_unique<UnitEvictions>(EvictedAtOnce(), [this] { Wake(); });
   return OkStatus();
 }
 
@@ -265,6 +267,7 @@ Result<StageWorker::Impl::EvictInputs> StageWorker::Impl::InputsOf(std::vector<u
 
 Result<LayerRecord> StageWorker::Impl::EvictOne(const EvictInputs& in, uint32_t unit) {
   if (Stopping()) return Stopped("stage " + std::to_string(args.stage) + " drained during eviction");
+  const TraceSpan span("evict a unit");
   const std::vector<float>& amax = in.amax.at(unit);
   HOLDFAST_ASSIGN(LayerRecord e, EvictUnit(fs, state.layout(), *source, plan, plan.units[unit], amax, in.options));
   if (!amax.empty()) e.omitted = in.omitted;

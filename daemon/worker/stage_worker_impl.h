@@ -23,6 +23,7 @@
 #include "daemon/worker/poison.h"
 #include "daemon/worker/stage_worker.h"
 #include "daemon/worker/todo.h"
+#include "daemon/worker/unit_evictions.h"
 #include "export/format/safetensors.h"
 #include "export/shard/evict.h"
 
@@ -89,11 +90,11 @@ struct StageWorker::Impl {
   std::mutex results_mutex;
   std::vector<Computed> computed;              // guarded by results_mutex
   std::vector<Result<ComputedSample>> written; // guarded by results_mutex
-  std::vector<LayerRecord> evicted;            // guarded by results_mutex: by `ahead`, not committed yet
 
-  // What goes on beside the group that is computed: the group before it is evicted and the next one is loaded, at the same time where there is room
-  // for all three, else in this order. They wait in their destructors, so they stand behind everything that they use.
-  std::future<Status> evicting;
+  // What goes on beside the group that is computed: groups before it are evicted and the next one is loaded, which waits for the memory of the one
+  // that it takes the place of. They wait in their destructors, so they stand behind everything that they use.
+  std::unique_ptr<UnitEvictions> evictions;    // null until the source is open
+  std::shared_future<void> evicting;           // the last group whose weights go with it
   std::future<Result<LoadedGroup>> ahead;
 
   Impl(FileSystem& f, const Clock& c, WorkerArgs a, const StopFlag& s);
@@ -138,9 +139,9 @@ struct StageWorker::Impl {
   Result<LoadedGroup> Load(uint32_t first_layer, uint32_t last_layer, std::function<std::optional<Digest>(const std::string&)> expected) const;
   Status NoteDigests();
   Status LoadNow(const Todo& todo);
-  Status JoinAhead();
+  enum class Await : uint8_t { kNextGroup, kEverything };
+  Status Join(Await what);
   void StartAhead(LoadedGroup finished, const Todo& todo);
-  Status EvictBeside(const EvictInputs& in);
   std::optional<EvictInputs> Evictable(const LoadedGroup& finished);
   Status CommitEvicted();
   Status DropConsumedCuts();

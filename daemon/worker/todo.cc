@@ -82,6 +82,14 @@ std::optional<Todo> NextGroup(const RunState& state, const StagePlan& stage, uin
   return todo;
 }
 
+uint64_t LayersPassed(const RunState& state, const StagePlan& stage) {
+  uint64_t passed = 0;
+  for (uint32_t sample = 0; sample < state.job().samples; ++sample) {
+    for (uint32_t layer = stage.first_layer; layer < stage.last_layer; ++layer) passed += state.Sample(sample, layer) != nullptr;
+  }
+  return passed;
+}
+
 bool PassedBefore(const RunState& state, const Todo& todo) {
   return std::any_of(todo.samples.begin(), todo.samples.end(), [&](uint32_t sample) { return state.SampleCovers(sample, todo.first_layer, todo.last_layer); });
 }

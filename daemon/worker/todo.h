@@ -29,6 +29,9 @@ struct Todo {
 std::optional<Todo> NextGroup(const RunState& state, const StagePlan& stage, uint32_t layers_at_once, const std::function<bool(const Cut&)>& usable,
                               const std::function<bool(uint32_t sample, uint32_t layer)>& held = nullptr);
 
+// Layers of the stage that samples have passed, of all samples together.
+uint64_t LayersPassed(const RunState& state, const StagePlan& stage);
+
 // Whether some of these samples have passed these layers before, and have to again because the way to the cut behind them was lost. What leaves such a
 // group should be kept this time: else a worker that is killed again and again gets nowhere.
 bool PassedBefore(const RunState& state, const Todo& todo);

@@ -17,6 +17,8 @@
 #include "export/shard/output_plan.h"
 #include "ledger/base/fail_point.h"
 #include "ledger/base/parallel.h"
+#include "ledger/base/tensor_digest.h"
+#include "ledger/base/trace.h"
 
 namespace holdfast {
 namespace {
@@ -135,7 +137,7 @@ class Eviction {
     HOLDFAST_TRY(Arrive(t.name));
     HOLDFAST_ASSIGN(const SourceModel::Place* place, Find(t));
     StoredTensor stored;
-    Sha256Hasher hasher;
+    TensorHasher hasher;
     std::vector<Bytes> parts(std::max(1u, options_.threads));
     std::vector<ByteSpan> chunks;
     for (uint64_t at = 0; at < place->tensor->bytes; at += chunks.size() * kCopyBytes) {
@@ -209,7 +211,7 @@ class Eviction {
   Status Load(const TensorPlan& t, Loaded* out) const {
     HOLDFAST_ASSIGN(const SourceModel::Place* place, Find(t));
     out->bytes.resize(place->tensor->bytes);
-    Sha256Hasher hasher;
+    TensorHasher hasher;
     bool finite = true;
     for (uint64_t at = 0; at < out->bytes.size(); at += kSliceBytes) {
       const auto slice = std::span(out->bytes).subspan(at, std::min(kSliceBytes, out->bytes.size() - at));
@@ -233,12 +235,14 @@ class Eviction {
   };
   // `weight`: empty when it is resident.
   Status Quantize(const Site& site, ByteSpan weight, bool resident, float scale2, Quantized* q) const {
+    const TraceSpan span("quantize a tensor");
     const SitePlan& s = *site.plan;
     q->packed.resize(s.rows * s.cols / 2);
     q->scales.resize(s.rows * s.cols / kNvfp4Block);
     return resident ? options_.resident->Quantize(site.tensor->name, scale2, q->packed, q->scales) : QuantizeRows(site, weight, scale2, q->packed, q->scales);
   }
   Status StoreQuantized(const Site& site, const std::shared_ptr<const Quantized>& q, bool resident, float scale2, float input_scale) {
+    const TraceSpan span("store a tensor");
     const std::string weight_name = site.plan->module + ".weight";
     HOLDFAST_TRY(resident ? StoreBeside(weight_name, q) : Store(weight_name, Codec::kStored, q->packed));
     HOLDFAST_TRY(Store(weight_name + "_scale", Codec::kZstd, q->scales));
@@ -249,7 +253,10 @@ class Eviction {
   }
   // The codes of a device come faster than one thread hashes them: the digest of the whole is ready when the unit is.
   Status StoreBeside(const std::string& name, const std::shared_ptr<const Quantized>& q) {
-    digests_[name] = std::async(std::launch::async, [q] { return Sha256(q->packed); });
+    digests_[name] = std::async(std::launch::async, [q] {
+      const TraceSpan span("digest of a tensor");
+      return TensorDigest(q->packed);
+    });
     return packs_.AddAll(Codec::kStored, TensorChunks(q->packed), &done_[name].pieces);
   }
   Status QuantizeRows(const Site& site, ByteSpan weight, float scale2, std::span<uint8_t> packed, std::span<uint8_t> scales) const {

@@ -11,6 +11,8 @@
 #include <utility>
 
 #include "ledger/base/parallel.h"
+#include "ledger/base/tensor_digest.h"
+#include "ledger/base/trace.h"
 #include "ledger/pack/pack.h"
 #include "ledger/records/value.h"
 #include "ledger/segment/lmdb_env.h"
@@ -125,6 +127,7 @@ PackWriter::PackWriter(FileSystem& fs, const RunLayout& layout, const Nonce& inc
 PackWriter::~PackWriter() = default;
 
 Status PackWriter::Impl::Seal(Pack* pack) const {
+  const TraceSpan span("seal a pack");
   auto image = std::move(*pack->builder).Seal(/*want_places=*/true);
   pack->builder.reset();
   if (!image.ok()) return pack->broken = Broken(image.error());
@@ -146,6 +149,7 @@ Status PackWriter::Impl::Seal(Pack* pack) const {
 // The name is the content, so a pack that is already there is ours, whoever wrote it. Other bytes under that name are what a file server
 // left of a pack that it lost (an empty file, mostly): ours take their place, the name is never free.
 Status PackWriter::Impl::Publish(Pack* pack) const {
+  const TraceSpan span("publish a pack");
   const ByteSpan file = pack->sealed->bytes();
   const std::string path = layout.Pack(pack->manifest.root);
   HOLDFAST_TRY(fs.MakeDirs(DirName(path)));
@@ -249,7 +253,7 @@ std::vector<ByteSpan> TensorChunks(ByteSpan raw) {
 // The digest of the whole is one thread's work; beside it the others encode.
 Status PackWriter::AddTensor(Codec codec, ByteSpan raw, StoredTensor* tensor) {
   const std::vector<ByteSpan> chunks = TensorChunks(raw);
-  std::future<Digest> digest = std::async(impl_->threads > 1 && chunks.size() > 1 ? std::launch::async : std::launch::deferred, [raw] { return Sha256(raw); });
+  std::future<Digest> digest = std::async(impl_->threads > 1 && chunks.size() > 1 ? std::launch::async : std::launch::deferred, [raw] { return TensorDigest(raw); });
   tensor->pieces.clear();
   HOLDFAST_TRY(AddAll(codec, chunks, &tensor->pieces));
   tensor->digest = digest.get();

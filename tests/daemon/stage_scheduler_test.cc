@@ -7,6 +7,7 @@
 
 #include <numeric>
 #include <random>
+#include <set>
 
 namespace holdfast {
 namespace {
@@ -27,6 +28,48 @@ TEST(StageScheduler, FirstStageStartsInOrderUpToTheWindow) {
   ASSERT_TRUE(third.has_value());
   EXPECT_EQ(third->sample, 2u);
   EXPECT_EQ(third->input, InputKind::kTokens);
+}
+
+TEST(StageScheduler, WhatOnlyWaitsForItsCommitLeavesRoomInTheWindow) {
+  StageScheduler s({.todo = Range(5), .from_tokens = true, .window = 1, .awaiting_max = 2, .memory_bytes_max = 0});
+  EXPECT_EQ(s.Next()->sample, 0u);
+  EXPECT_FALSE(s.Next().has_value());
+  s.OnWritten(0);
+  EXPECT_EQ(s.Next()->sample, 1u);
+  s.OnWritten(1);
+  EXPECT_EQ(s.Next()->sample, 2u);
+  s.OnWritten(2);
+  EXPECT_FALSE(s.Next().has_value());   // three wait: enough
+  s.OnFailed(0);                        // its producer died and computed other bits: once more, but not now
+  EXPECT_EQ(s.Next()->sample, 0u);
+  EXPECT_FALSE(s.Next().has_value());
+  for (const uint32_t sample : {1u, 2u, 0u}) s.OnCommitted(sample);
+  EXPECT_EQ(s.Next()->sample, 3u);
+  EXPECT_FALSE(s.done());
+}
+
+TEST(StageScheduler, AfterADeathNothingWaitsForCommitsAtFirst) {
+  StageScheduler s({.todo = Range(6), .from_tokens = true, .window = 1, .awaiting_max = 4, .awaiting_after = 2, .memory_bytes_max = 0});
+  for (const uint32_t sample : {0u, 1u}) {
+    EXPECT_EQ(s.Next()->sample, sample);
+    s.OnWritten(sample);
+    EXPECT_FALSE(s.Next().has_value());
+    s.OnCommitted(sample);
+  }
+  for (const uint32_t sample : {2u, 3u, 4u}) {
+    EXPECT_EQ(s.Next()->sample, sample);
+    s.OnWritten(sample);
+  }
+}
+
+// One at a time is one at a time: nothing of another may be lost with it either.
+TEST(StageScheduler, AloneMeansThatNothingWaitsForItsCommitEither) {
+  StageScheduler s({.todo = Range(3), .from_tokens = true, .window = 3, .awaiting_max = 3, .memory_bytes_max = 0, .alone = 1, .suspects = {}});
+  EXPECT_TRUE(s.Next()->alone);
+  s.OnWritten(0);
+  EXPECT_FALSE(s.Next().has_value());
+  s.OnCommitted(0);
+  EXPECT_FALSE(s.Next()->alone);
 }
 
 TEST(StageScheduler, LaterStageWaitsForInput) {
@@ -107,27 +150,33 @@ TEST(StageScheduler, SuspectsComeLastAndAlone) {
 TEST(StageScheduler, RandomWalkFinishesWithinBounds) {
   for (uint32_t seed = 0; seed < 200; ++seed) {
     std::mt19937 rng(seed);
-    const uint32_t n = 1 + rng() % 20, window = 1 + rng() % 5;
-    StageScheduler s({.todo = Range(n), .from_tokens = false, .window = window, .memory_bytes_max = 30});
+    const uint32_t n = 1 + rng() % 20, window = 1 + rng() % 5, awaiting = rng() % 4;
+    StageScheduler s({.todo = Range(n), .from_tokens = false, .window = window, .awaiting_max = awaiting, .memory_bytes_max = 30});
     std::vector<uint32_t> flying;
+    std::set<uint32_t> written;
     std::vector<int> commits(n, 0);
     for (int step = 0; step < 20000 && !s.done(); ++step) {
       const uint32_t sample = rng() % n;
-      switch (rng() % 4) {
+      switch (rng() % 5) {
         case 0: s.OnCutReceived(sample, 1, Bytes(10)); break;
         case 1: s.OnCutCommitted(sample); break;
         case 2:
           if (auto start = s.Next()) flying.push_back(start->sample);
+          break;
+        case 3:
+          if (!flying.empty()) s.OnWritten(*written.insert(flying[rng() % flying.size()]).first);
           break;
         default:
           if (!flying.empty()) {
             const size_t i = rng() % flying.size();
             ++commits[flying[i]];
             s.OnCommitted(flying[i]);
+            written.erase(flying[i]);
             flying.erase(flying.begin() + static_cast<long>(i));
           }
       }
-      ASSERT_LE(s.in_flight(), window) << "seed " << seed;
+      ASSERT_LE(s.in_flight(), window + awaiting) << "seed " << seed;
+      ASSERT_LE(s.in_flight() - written.size(), window) << "seed " << seed;
       ASSERT_LE(s.memory_bytes(), 30u) << "seed " << seed;
     }
     ASSERT_TRUE(s.done()) << "seed " << seed;

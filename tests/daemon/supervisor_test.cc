@@ -129,6 +129,30 @@ TEST_F(SupervisorTest, ACrashIsRestartedAtTheSameSizeAndThreeWithoutProgressEndI
   EXPECT_NE(t->error->message.find("3 times in a row"), std::string::npos) << t->error->message;
 }
 
+// A life may commit and be killed before it can say so; what the next one finds in the ledger was progress.
+TEST_F(SupervisorTest, WhatALifeCommittedAndDidNotSayCountsWhenTheNextOneSaysIt) {
+  Script("holdfast-worker", "while [ $n -eq 2 -a ! -e " + dir_ + "/said ]; do sleep 0.01; done\n[ $n -ge 5 ] && exit 0\nkill -9 $$");
+  const auto s = Make();
+  ASSERT_TRUE(s->Start(Spec()).ok());
+  Context context;
+  auto socket = Socket::Open(context, Socket::Kind::kDealer, ControlEndpoint(incarnation_), kControlBytesMax, 1000);
+  ASSERT_TRUE(socket.ok());
+  WorkerReport report;
+  report.stage = 3;
+  report.attempt = 1;   // the second life
+  report.passed = 5;
+  report.samples_total = 77;
+  const std::string text = report.Encode();
+  for (int i = 0; i < 6000 && s->AnyRunning(); ++i) {
+    if (i % 20 == 0) (*socket)->Send({AsBytes(text)});
+    s->Poll(10);
+    if (s->Find(Spec().key)->view.samples_total == 77) std::ofstream(dir_ + "/said") << "x";
+  }
+  const Task* t = s->Find(Spec().key);
+  EXPECT_EQ(t->state, TaskState::kDone) << (t->error ? t->error->message : "");
+  EXPECT_EQ(t->view.restarts, 4u);
+}
+
 TEST_F(SupervisorTest, OutOfMemoryMakesTheNextLifeSmaller) {
   Script("holdfast-worker", "[ $n -ge 3 ] && exit 0; exit 71");
   const auto s = Make();

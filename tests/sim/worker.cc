@@ -22,7 +22,7 @@ namespace holdfast::sim {
 namespace {
 
 constexpr uint64_t kTickNs = 100 * kMs, kDrainNs = 20 * kSecond;
-constexpr uint32_t kWindow = 3;
+constexpr uint32_t kWindow = 3, kAwaitingMax = 2;
 
 StreamWriter::Options ClaimAs(const RunState& state, const Incarnation& self, const std::string& reason, Clock& clock) {
   StreamWriter::Options o;
@@ -206,7 +206,7 @@ class Worker {
   Status Loop(const Todo& todo, const Caution& caution) {
     const uint64_t cut_bytes = static_cast<uint64_t>(state_.job().seq_len) * state_.plan().hidden_size * 2;
     const bool from_tokens = todo.first_layer == 0;
-    StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = kWindow, .memory_bytes_max = kWindow * cut_bytes,
+    StageScheduler scheduler({.todo = todo.samples, .from_tokens = from_tokens, .window = kWindow, .awaiting_max = kAwaitingMax, .awaiting_after = caution.after_death ? kAwaitingMax : 0, .memory_bytes_max = kWindow * cut_bytes,
                               .alone = caution.alone, .suspects = caution.suspects});
     std::map<uint32_t, Cut> packs = todo.cuts;
     for (const auto& [sample, cut] : packs) scheduler.OnCutCommitted(sample);
@@ -251,7 +251,10 @@ class Worker {
           HOLDFAST_ASSIGN(computed->record.output->packs, cuts.Write(*computed->hidden, WrittenAs(state_, computed->record.sample, todo.last_layer)));
         }
       }
-      if (computed) queue.Add(std::move(*computed));
+      if (computed) {
+        scheduler.OnWritten(computed->record.sample);
+        queue.Add(std::move(*computed));
+      }
       const Status stepped = queue.Step(CommitQueue::Look::kWhenDue);
       for (CommitEvent& e : std::exchange(events, {})) HOLDFAST_TRY(Take(std::move(e), &scheduler, &packs));
       HOLDFAST_TRY(stepped);
