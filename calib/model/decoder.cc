@@ -7,17 +7,10 @@
 #include <cmath>
 
 #include "calib/model/architectures.h"
+#include "calib/model/config_fields.h"
 
 namespace holdfast {
 namespace {
-
-constexpr uint64_t kLayersMax = 2048;
-constexpr uint64_t kHiddenMax = 1u << 17;
-constexpr uint64_t kIntermediateMax = 1u << 20;
-constexpr uint64_t kVocabMax = 1u << 24;
-constexpr uint64_t kHeadsMax = 4096;
-constexpr uint64_t kHeadDimMax = 1024;
-constexpr uint64_t kPositionsMax = 1ull << 31;
 
 std::string Join(const std::vector<std::string>& names) {
   std::string out;
@@ -25,58 +18,7 @@ std::string Join(const std::vector<std::string>& names) {
   return out;
 }
 
-// The fields of one JSON object: absent and null are the same unless a caller asks.
-class Fields {
- public:
-  Fields(const Json& object, std::string what) : object_(object), what_(std::move(what)) {}
-
-  const std::string& what() const { return what_; }
-  bool Has(const char* key) const { return object_.contains(key); }
-  const Json* Find(const char* key) const {
-    const auto it = object_.find(key);
-    return it == object_.end() || it->is_null() ? nullptr : &*it;
-  }
-
-  Result<uint64_t> Count(const char* key, uint64_t max) const {   // required, 1..max
-    if (Find(key) == nullptr) return InvalidArgument(what_ + ": field \"" + key + "\" is missing");
-    return Count(key, max, 0);
-  }
-  Result<uint64_t> Count(const char* key, uint64_t max, uint64_t fallback) const {
-    if (Find(key) == nullptr) return fallback;
-    HOLDFAST_ASSIGN(const uint64_t value, GetUint(object_, key, what_));
-    if (value < 1 || value > max) {
-      return InvalidArgument(what_ + ": field \"" + key + "\" is " + std::to_string(value) + ", expected 1 to " + std::to_string(max));
-    }
-    return value;
-  }
-  Result<uint64_t> CountOrZero(const char* key, uint64_t max, uint64_t fallback) const {
-    const Json* value = Find(key);
-    return value != nullptr && *value == 0 ? Result<uint64_t>(0) : Count(key, max, fallback);
-  }
-  Result<double> Number(const char* key, double fallback, double above, double max) const {   // above < value <= max
-    if (Find(key) == nullptr) return fallback;
-    HOLDFAST_ASSIGN(const double value, GetNumber(object_, key, what_));
-    if (!(value > above && value <= max)) {
-      return InvalidArgument(what_ + ": field \"" + key + "\" is " + object_.at(key).dump() + ", expected a number above " +
-                             Json(above).dump() + " and at most " + Json(max).dump());
-    }
-    return value;
-  }
-  Result<bool> Flag(const char* key, bool fallback) const {
-    if (Find(key) == nullptr) return fallback;
-    return GetBool(object_, key, what_);
-  }
-  Result<std::string> Text(const char* key, const std::string& fallback) const {
-    if (Find(key) == nullptr) return fallback;
-    return GetString(object_, key, what_);
-  }
-
- private:
-  const Json& object_;
-  std::string what_;
-};
-
-Result<const ArchitectureRow*> ParseArchitecture(const Fields& f) {
+Result<const ArchitectureRow*> ParseArchitecture(const ConfigFields& f) {
   const Json* list = f.Find("architectures");
   if (list == nullptr) return InvalidArgument(f.what() + ": field \"architectures\" is missing");
   if (!list->is_array() || list->size() != 1 || !list->front().is_string()) {
@@ -94,7 +36,7 @@ Result<const ArchitectureRow*> ParseArchitecture(const Fields& f) {
   return InvalidArgument(f.what() + ": model_type \"" + model_type + "\" does not belong to architecture " + name);
 }
 
-Status RefuseQuantized(const Fields& f) {
+Status RefuseQuantized(const ConfigFields& f) {
   const Json* q = f.Find("quantization_config");
   if (q == nullptr) return {};
   const std::string method = q->is_object() ? q->value("quant_method", Json("unknown")).dump() : "unknown";
@@ -102,7 +44,7 @@ Status RefuseQuantized(const Fields& f) {
                      "); give the original BF16, FP16 or FP32 model directory instead");
 }
 
-Status ParseDimensions(const Fields& f, const ArchitectureRow& row, DecoderSpec* spec) {
+Status ParseDimensions(const ConfigFields& f, const ArchitectureRow& row, DecoderSpec* spec) {
   HOLDFAST_ASSIGN(spec->hidden, f.Count("hidden_size", kHiddenMax));
   HOLDFAST_ASSIGN(spec->intermediate, f.Count("intermediate_size", kIntermediateMax));
   HOLDFAST_ASSIGN(spec->vocab, f.Count("vocab_size", kVocabMax));
@@ -115,11 +57,15 @@ Status ParseDimensions(const Fields& f, const ArchitectureRow& row, DecoderSpec*
     return InvalidArgument(f.what() + ": num_attention_heads " + std::to_string(heads) + " is not a multiple of num_key_value_heads " +
                            std::to_string(kv_heads));
   }
-  if (f.Find("head_dim") == nullptr && spec->hidden % heads != 0) {
+  const bool computed = row.head_dim_is_computed || (f.Find("head_dim") == nullptr && row.head_dim_default == 0);
+  if (computed && spec->hidden % heads != 0) {
     return InvalidArgument(f.what() + ": hidden_size " + std::to_string(spec->hidden) + " is not a multiple of num_attention_heads " +
                            std::to_string(heads) + ", and head_dim is not given");
   }
-  HOLDFAST_ASSIGN(const uint64_t head_dim, f.Count("head_dim", kHeadDimMax, spec->hidden / heads));
+  uint64_t head_dim = spec->hidden / heads;
+  if (!computed) {
+    HOLDFAST_ASSIGN(head_dim, f.Count("head_dim", kHeadDimMax, row.head_dim_default));
+  }
   if (head_dim == 0 || head_dim > kHeadDimMax || head_dim % 2 != 0) {
     return InvalidArgument(f.what() + ": head_dim " + std::to_string(head_dim) + " is not an even number up to " +
                            std::to_string(kHeadDimMax) + ": rotary embedding turns pairs");
@@ -135,32 +81,33 @@ Status ParseDimensions(const Fields& f, const ArchitectureRow& row, DecoderSpec*
   return {};
 }
 
-Status ParseActivation(const Fields& f, DecoderSpec* spec) {
+Status ParseActivation(const ConfigFields& f, const ArchitectureRow& row, DecoderSpec* spec) {
   using Activation = DecoderSpec::Activation;
   static constexpr struct { const char* name; Activation value; } kNames[] = {
       {"silu", Activation::kSilu}, {"swish", Activation::kSilu}, {"gelu", Activation::kGelu},
       {"gelu_pytorch_tanh", Activation::kGeluTanh}, {"gelu_new", Activation::kGeluTanh},
   };
-  HOLDFAST_ASSIGN(const std::string name, f.Text("hidden_act", "silu"));
+  HOLDFAST_ASSIGN(const std::string name, f.Text(row.activation_key, row.activation_default));
   for (const auto& known : kNames) {
     if (name == known.name) {
       spec->activation = known.value;
       return {};
     }
   }
-  return Unsupported(f.what() + ": activation \"" + name + "\" (hidden_act) is not supported; supported are silu, gelu, gelu_pytorch_tanh");
+  return Unsupported(f.what() + ": activation \"" + name + "\" (" + row.activation_key + ") is not supported; supported are silu, gelu, gelu_pytorch_tanh");
 }
 
-Status ParseBiases(const Fields& f, const ArchitectureRow& row, DecoderSpec* spec) {
+Status ParseBiases(const ConfigFields& f, const ArchitectureRow& row, DecoderSpec* spec) {
   HOLDFAST_ASSIGN(const bool attention, f.Flag("attention_bias", false));
   HOLDFAST_ASSIGN(const bool mlp, f.Flag("mlp_bias", false));
-  spec->qkv_bias = row.bias == BiasRule::kQkv || (row.bias == BiasRule::kConfig && attention);
-  spec->o_bias = row.bias == BiasRule::kConfig && attention;
+  const bool asked = attention && (row.bias == BiasRule::kConfig || row.bias == BiasRule::kAttention);
+  spec->qkv_bias = row.bias == BiasRule::kQkv || asked;
+  spec->o_bias = asked;
   spec->mlp_bias = row.bias == BiasRule::kConfig && mlp;
   return {};
 }
 
-Status ParseDtype(const Fields& f, DecoderSpec* spec) {
+Status ParseDtype(const ConfigFields& f, DecoderSpec* spec) {
   HOLDFAST_ASSIGN(const std::string old_style, f.Text("torch_dtype", "bfloat16"));
   HOLDFAST_ASSIGN(const std::string name, f.Text("dtype", old_style));
   if (name == "bfloat16") spec->dtype = DType::kBF16;
@@ -171,7 +118,7 @@ Status ParseDtype(const Fields& f, DecoderSpec* spec) {
 }
 
 // One entry per layer: whether it slides. Empty: layer_types is not given.
-Result<std::vector<bool>> ParseLayerTypes(const Fields& f, uint32_t layers) {
+Result<std::vector<bool>> ParseLayerTypes(const ConfigFields& f, uint32_t layers) {
   std::vector<bool> sliding;
   const Json* list = f.Find("layer_types");
   if (list == nullptr) return sliding;
@@ -189,7 +136,7 @@ Result<std::vector<bool>> ParseLayerTypes(const Fields& f, uint32_t layers) {
   return sliding;
 }
 
-Status ParseWindows(const Fields& f, const ArchitectureRow& row, DecoderSpec* spec) {
+Status ParseWindows(const ConfigFields& f, const ArchitectureRow& row, DecoderSpec* spec) {
   spec->window.assign(spec->layers, 0);
   HOLDFAST_ASSIGN(const std::vector<bool> sliding, ParseLayerTypes(f, spec->layers));
   if (row.window == WindowRule::kFull) {
@@ -205,8 +152,13 @@ Status ParseWindows(const Fields& f, const ArchitectureRow& row, DecoderSpec* sp
     if (!use) window = 0;
     HOLDFAST_ASSIGN(first, f.CountOrZero("max_window_layers", kLayersMax, 28));
   }
+  uint64_t pattern = row.pattern_default;
+  if (row.pattern_key != nullptr) {
+    HOLDFAST_ASSIGN(pattern, f.Count(row.pattern_key, kLayersMax, pattern));
+  }
   for (uint32_t i = 0; i < spec->layers; ++i) {
-    const bool slides = sliding.empty() ? window != 0 && i >= first : sliding[i];
+    const bool by_rule = row.window == WindowRule::kPattern ? (i + 1) % pattern != 0 : window != 0 && i >= first;
+    const bool slides = sliding.empty() ? by_rule : sliding[i];
     if (slides && window == 0) {
       return InvalidArgument(f.what() + ": layer_types says that layer " + std::to_string(i) + " slides, but there is no sliding_window");
     }
@@ -215,91 +167,39 @@ Status ParseWindows(const Fields& f, const ArchitectureRow& row, DecoderSpec* sp
   return {};
 }
 
-// The object that describes rotary embedding, or null. Both styles in one file must say the same.
-Result<const Json*> RopeObject(const Fields& f) {
-  const Json* hub = f.Find("rope_scaling");
-  const Json* v5 = f.Find("rope_parameters");
-  for (const auto& [name, value] : {std::pair{"rope_scaling", hub}, std::pair{"rope_parameters", v5}}) {
-    if (value != nullptr && !value->is_object()) return InvalidArgument(f.what() + ": field \"" + name + "\" is not an object");
-  }
-  if (hub == nullptr || hub->empty()) return v5;
-  if (v5 == nullptr || v5->empty()) return hub;
-  for (const auto& [key, value] : v5->items()) {
-    if (hub->contains(key) && hub->at(key) != value) {
-      return InvalidArgument(f.what() + ": rope_scaling and rope_parameters disagree about \"" + key + "\"; remove the wrong one");
-    }
-  }
-  return hub;
+// A cap as transformers reads it: null, and 0, mean none.
+Result<double> Cap(const ConfigFields& f, const char* key, double fallback) {
+  if (f.Has(key) && f.Find(key) == nullptr) return 0.0;
+  return f.Number(key, fallback, -1e-300, 1e6);
 }
 
-Result<RopeSpec::Kind> RopeKind(const Fields& rope) {
-  using Kind = RopeSpec::Kind;
-  HOLDFAST_ASSIGN(const std::string old_style, rope.Text("type", "default"));
-  HOLDFAST_ASSIGN(const std::string name, rope.Text("rope_type", old_style));
-  if (name == "default") return Kind::kDefault;
-  if (name == "linear") return Kind::kLinear;
-  if (name == "dynamic") return Kind::kDynamic;
-  if (name == "yarn") return Kind::kYarn;
-  if (name == "llama3") return Kind::kLlama3;
-  return Unsupported(rope.what() + ": rope type \"" + name + "\" is not supported; supported are default, linear, dynamic, yarn, llama3");
-}
-
-double YarnMscale(double scale, double mscale) { return scale <= 1 ? 1.0 : 0.1 * mscale * std::log(scale) + 1.0; }
-
-Status ParseYarn(const Fields& rope, uint64_t max_positions, RopeSpec* out) {
-  if (rope.Find("factor") == nullptr) {
-    out->factor = static_cast<double>(max_positions) / static_cast<double>(out->original_max_positions);
+// Norms, scales and caps: what stands around the matmuls.
+Status ParseBlock(const ConfigFields& f, const ArchitectureRow& row, DecoderSpec* spec) {
+  spec->norm = row.norm;
+  spec->block = row.block;
+  spec->fused_qkv = spec->fused_gate_up = row.fused;
+  spec->excludes_embedding = row.excludes_embedding;
+  HOLDFAST_ASSIGN(const bool use_qk_norm, f.Flag("use_qk_norm", false));
+  if (row.qk_norm == QkNormRule::kAlways) spec->qk_norm = QkNorm::kOne;
+  if (row.qk_norm == QkNormRule::kConfig && use_qk_norm) spec->qk_norm = QkNorm::kEach;
+  double scalar = spec->head_dim;
+  if (row.query_scalar) {
+    HOLDFAST_ASSIGN(scalar, f.Number("query_pre_attn_scalar", 256, 0, 1e9));
   }
-  HOLDFAST_ASSIGN(const double mscale, rope.Number("mscale", 0, -1e-300, 1e6));
-  HOLDFAST_ASSIGN(const double mscale_all_dim, rope.Number("mscale_all_dim", 0, -1e-300, 1e6));
-  const double inferred = mscale != 0 && mscale_all_dim != 0 ? YarnMscale(out->factor, mscale) / YarnMscale(out->factor, mscale_all_dim)
-                                                             : YarnMscale(out->factor, 1);
-  HOLDFAST_ASSIGN(out->attention_factor, rope.Number("attention_factor", inferred, 0, 1e6));
-  HOLDFAST_ASSIGN(out->beta_fast, rope.Number("beta_fast", 32, 0, 1e9));
-  HOLDFAST_ASSIGN(out->beta_slow, rope.Number("beta_slow", 1, 0, 1e9));
-  HOLDFAST_ASSIGN(out->truncate, rope.Flag("truncate", true));
-  if (out->theta <= 1) return InvalidArgument(rope.what() + ": yarn needs a rope_theta above 1");
-  return {};
-}
-
-Status ParseLlama3(const Fields& rope, RopeSpec* out) {
-  for (const char* key : {"low_freq_factor", "high_freq_factor"}) {
-    if (rope.Find(key) == nullptr) return InvalidArgument(rope.what() + ": field \"" + key + "\" is missing (rope type llama3)");
+  spec->attention_scale = 1.0 / std::sqrt(scalar);
+  if (row.scaled_embedding) spec->embedding_scale = std::sqrt(static_cast<double>(spec->hidden));
+  if (row.logit_scale) {
+    HOLDFAST_ASSIGN(spec->logit_scale, f.Number("logit_scale", 0.0625, 0, 1e6));
   }
-  HOLDFAST_ASSIGN(out->low_freq_factor, rope.Number("low_freq_factor", 1, 0, 1e9));
-  HOLDFAST_ASSIGN(out->high_freq_factor, rope.Number("high_freq_factor", 4, 0, 1e9));
-  if (out->high_freq_factor <= out->low_freq_factor) {
-    return InvalidArgument(rope.what() + ": high_freq_factor is not above low_freq_factor");
+  HOLDFAST_ASSIGN(const double attention_cap, Cap(f, "attn_logit_softcapping", row.attention_softcap_default));
+  if (attention_cap != 0 && !row.attention_softcap) {
+    return Unsupported(f.what() + ": attn_logit_softcapping is set, which the attention of " + row.name + " does not have");
   }
-  return {};
-}
-
-Status ParseRope(const Fields& f, DecoderSpec* spec) {
-  HOLDFAST_ASSIGN(spec->rope.theta, f.Number("rope_theta", 10000.0, 0, 1e15));
-  HOLDFAST_ASSIGN(const double partial, f.Number("partial_rotary_factor", 1.0, 0, 1));
-  HOLDFAST_ASSIGN(const Json* object, RopeObject(f));
-  static const Json kNothing = Json::object();
-  const Fields rope(object == nullptr ? kNothing : *object, f.what() + ": rope parameters");
-  HOLDFAST_ASSIGN(const double rope_partial, rope.Number("partial_rotary_factor", partial, 0, 1));
-  if (rope_partial != 1.0) return Unsupported(f.what() + ": partial_rotary_factor other than 1 is not supported");
-  HOLDFAST_ASSIGN(spec->rope.theta, rope.Number("rope_theta", spec->rope.theta, 0, 1e15));
-  HOLDFAST_ASSIGN(spec->rope.kind, RopeKind(rope));
-  using Kind = RopeSpec::Kind;
-  if (spec->rope.kind == Kind::kDefault) return {};
-  if (spec->rope.kind != Kind::kYarn && rope.Find("factor") == nullptr) {
-    return InvalidArgument(rope.what() + ": field \"factor\" is missing");
-  }
-  HOLDFAST_ASSIGN(spec->rope.factor, rope.Number("factor", 1.0, 0, 1e6));
-  HOLDFAST_ASSIGN(const uint64_t original,
-                  rope.Count("original_max_position_embeddings", kPositionsMax, spec->max_positions));
-  // A field of the config itself goes before the one inside (Phi-3's habit, kept by transformers for all).
-  HOLDFAST_ASSIGN(spec->rope.original_max_positions, f.Count("original_max_position_embeddings", kPositionsMax, original));
-  if (spec->rope.kind == Kind::kYarn) return ParseYarn(rope, spec->max_positions, &spec->rope);
-  if (spec->rope.kind == Kind::kLlama3) return ParseLlama3(rope, &spec->rope);
-  if (spec->rope.kind == Kind::kDynamic && spec->head_dim <= 2) {
-    return InvalidArgument(rope.what() + ": rope type dynamic needs a head_dim above 2");
-  }
-  return {};
+  spec->attention_softcap = attention_cap;
+  HOLDFAST_ASSIGN(spec->logit_softcap, Cap(f, "final_logit_softcapping", row.logit_softcap_default));
+  HOLDFAST_ASSIGN(const bool both_ways, f.Flag("use_bidirectional_attention", false));
+  if (both_ways) return Unsupported(f.what() + ": use_bidirectional_attention is not supported; a decoder looks back only");
+  return OkStatus();
 }
 
 }  // namespace
@@ -312,20 +212,21 @@ std::vector<std::string> SupportedArchitectures() {
 
 Result<DecoderSpec> ParseDecoder(const Json& config, const std::string& what) {
   if (!config.is_object()) return InvalidArgument(what + ": expected a JSON object");
-  const Fields f(config, what);
+  const ConfigFields f(config, what);
   HOLDFAST_ASSIGN(const ArchitectureRow* row, ParseArchitecture(f));
   HOLDFAST_TRY(RefuseQuantized(f));
   DecoderSpec spec;
   spec.architecture = row->name;
   HOLDFAST_ASSIGN(spec.model_type, f.Text("model_type", row->model_types[0]));
   HOLDFAST_TRY(ParseDimensions(f, *row, &spec));
-  HOLDFAST_ASSIGN(spec.norm_eps, f.Number("rms_norm_eps", 1e-6, 0, 1));
-  HOLDFAST_TRY(ParseActivation(f, &spec));
+  HOLDFAST_ASSIGN(spec.norm_eps, f.Number(row->eps_key, row->eps_default, 0, 1));
+  HOLDFAST_TRY(ParseActivation(f, *row, &spec));
   HOLDFAST_TRY(ParseBiases(f, *row, &spec));
-  HOLDFAST_ASSIGN(spec.tied_embeddings, f.Flag("tie_word_embeddings", false));
+  HOLDFAST_ASSIGN(spec.tied_embeddings, f.Flag("tie_word_embeddings", row->tied_default));
   HOLDFAST_TRY(ParseDtype(f, &spec));
   HOLDFAST_TRY(ParseWindows(f, *row, &spec));
-  HOLDFAST_TRY(ParseRope(f, &spec));
+  HOLDFAST_TRY(ParseBlock(f, *row, &spec));
+  HOLDFAST_TRY(ParseRope(f, *row, &spec));
   return spec;
 }
 

@@ -16,7 +16,7 @@
 namespace holdfast {
 
 struct RopeSpec {
-  enum class Kind : uint8_t { kDefault, kLinear, kDynamic, kYarn, kLlama3 };
+  enum class Kind : uint8_t { kDefault, kLinear, kDynamic, kYarn, kLlama3, kLongRope };
   Kind kind = Kind::kDefault;
   double theta = 10000.0;
   double factor = 1.0;
@@ -26,7 +26,19 @@ struct RopeSpec {
                                                                   // from mscale, mscale_all_dim and factor where not given
   bool truncate = true;                                           // yarn
   uint64_t original_max_positions = 0;
+  std::vector<double> short_factors, long_factors;                // longrope: of each pair, up to the original positions and beyond
+  uint32_t dims = 0;                                              // of a head that are turned: the first ones; the others stay
+  bool interleaved = false;                                       // pairs are (0, 1), (2, 3), ... and not (0, dims/2), ...; turned in f32
 };
+
+// y = x * rsqrt(mean(x^2) + eps), in f32; then kRms: w * bf16(y); kRmsPlusOne: bf16(y * (1 + w)); kLayer: x is centred first, bf16(y * w).
+enum class NormKind : uint8_t { kRms, kRmsPlusOne, kLayer };
+// Of queries and keys, over each head before rotary embedding: one weight for all heads, or one for each.
+enum class QkNorm : uint8_t { kNone, kOne, kEach };
+// x += attention(norm(x)), x += mlp(norm(x)) | the same with a norm behind each as well | x += attention(n) + mlp(n), n = norm(x)
+enum class BlockShape : uint8_t { kSequential, kSandwich, kParallel };
+// Which rotary embedding a layer has.
+enum class RopeUse : uint8_t { kGlobal, kLocal, kNone };
 
 struct DecoderSpec {
   std::string architecture;                // "LlamaForCausalLM"
@@ -36,8 +48,17 @@ struct DecoderSpec {
   double norm_eps = 1e-6;
   enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh } activation = Activation::kSilu;
   bool qkv_bias = false, o_bias = false, mlp_bias = false, tied_embeddings = false;
-  RopeSpec rope;
+  NormKind norm = NormKind::kRms;
+  QkNorm qk_norm = QkNorm::kNone;
+  BlockShape block = BlockShape::kSequential;
+  bool fused_qkv = false, fused_gate_up = false;   // one matrix in the checkpoint, and one site
+  double attention_scale = 0;              // of the scores
+  double attention_softcap = 0, logit_softcap = 0;   // c * tanh(x / c); 0: none
+  double logit_scale = 1, embedding_scale = 1;
+  RopeSpec rope, local_rope;
   std::vector<uint64_t> window;            // per layer: 0 = full attention, else the sliding window in tokens
+  std::vector<RopeUse> rope_of;            // per layer
+  bool excludes_embedding = true;          // whether Model-Optimizer lists it
   DType dtype = DType::kBF16;              // of the checkpoint, as config.json says
 };
 
@@ -45,22 +66,39 @@ struct DecoderSpec {
 // weight_scale_2 and input_scale, whatever their names are.
 enum class LinearInput : uint8_t { kAttention, kAttentionOut, kMlp, kMlpOut };
 
+// What a linear is to the forward pass.
+enum class LinearRole : uint8_t { kQ, kK, kV, kQkv, kO, kGate, kUp, kGateUp, kDown };
+
 // One linear of a decoder layer, as data.
 struct LinearSpec {
   std::string module;            // inside the layer: "self_attn.q_proj"
+  LinearRole role = LinearRole::kQ;
   LinearInput input = LinearInput::kAttention;
   uint64_t rows = 0, cols = 0;   // [out, in]
   bool bias = false;
 };
 
 // The linears of a decoder layer (they are the same in every layer), in order of the forward pass and of the checkpoint's modules:
-// q, k, v, o, gate, up, down.
+// q, k, v, o, gate, up, down; or qkv, o, gate_up, down.
 std::vector<LinearSpec> LayerLinears(const DecoderSpec& spec);
+
+// A norm of a decoder layer: its tensor's name inside the layer, and its shape.
+enum class NormRole : uint8_t { kAttention, kAfterAttention, kMlp, kAfterMlp, kQuery, kKey };
+struct NormTensor {
+  std::string name;
+  NormRole role = NormRole::kAttention;
+  std::vector<uint64_t> shape;
+};
+std::vector<NormTensor> LayerNorms(const DecoderSpec& spec);
+
+// Whether it is a block of Llama's: norms of kRms before attention and MLP and nowhere else, everything turned in halves by one rotary embedding, no
+// caps and scales, nothing fused. The fused kernels of CPU and GPU compute those; the others go operation by operation.
+bool IsPlain(const DecoderSpec& spec);
 
 // Names of tensors: "model.layers.3.self_attn.q_proj", "model.embed_tokens.weight", ...
 std::string LayerPrefix(uint32_t layer);   // "model.layers.3."
 inline constexpr const char* kInputNormName = "input_layernorm.weight";            // inside the layer
-inline constexpr const char* kMlpNormName = "post_attention_layernorm.weight";     // inside the layer
+inline constexpr const char* kMlpNormName = "post_attention_layernorm.weight";     // inside the layer; of a plain block
 inline constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
 inline constexpr const char* kFinalNormName = "model.norm.weight";
 inline constexpr const char* kHeadName = "lm_head.weight";

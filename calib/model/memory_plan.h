@@ -66,6 +66,11 @@ struct MemoryPlan {
 // Stacked query rows and minimum tokens of a block of attention on the CPU; the score buffer hangs on them.
 inline constexpr uint64_t kAttentionRows = 256, kAttentionBlockMin = 32;
 
+// Query rows that torch operations attend with at a time: the scores of all heads stay below 16 M values.
+constexpr uint64_t OpsQueryBlock(uint64_t heads, uint64_t tokens) {
+  return std::clamp<uint64_t>((uint64_t{1} << 24) / (heads * tokens), 16, 1024);
+}
+
 // For layers [first, last) and sequences of at most `seq_len` tokens.
 MemoryPlan PlanMemory(const DecoderSpec& spec, const Plan& plan, uint32_t first_layer, uint32_t last_layer, uint32_t seq_len, MatmulDtype matmul,
                       Processor processor = Processor::kCpu);

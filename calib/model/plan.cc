@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // DecoderSpec -> Plan: units, tensors, sites, sets, exclude list.
+#include <algorithm>
+#include <cmath>
+
 #include "calib/model/decoder.h"
 #include "calib/model/exclude.h"
 
@@ -10,8 +13,9 @@ namespace {
 constexpr struct { const char* name; Recipe recipe; } kRecipes[] = {
     {"nvfp4", Recipe::kNvfp4}, {"nvfp4-mlp-only", Recipe::kNvfp4MlpOnly}, {"nvfp4-w4a16", Recipe::kNvfp4W4A16}};
 
-bool IsQuantized(Recipe recipe, LinearInput input) {
-  return recipe != Recipe::kNvfp4MlpOnly || input == LinearInput::kMlp || input == LinearInput::kMlpOut;
+bool IsQuantized(Recipe recipe, LinearRole role) {
+  using Role = LinearRole;
+  return recipe != Recipe::kNvfp4MlpOnly || role == Role::kGate || role == Role::kUp || role == Role::kGateUp || role == Role::kDown;
 }
 
 TensorPlan Tensor(std::string name, std::vector<uint64_t> shape) {
@@ -42,12 +46,11 @@ Result<UnitPlan> DescribeLayer(const DecoderSpec& spec, Recipe recipe, uint32_t 
   for (const LinearSpec& linear : LayerLinears(spec)) {
     unit.tensors.push_back(Tensor(prefix + linear.module + ".weight", {linear.rows, linear.cols}));
     if (linear.bias) unit.tensors.push_back(Tensor(prefix + linear.module + ".bias", {linear.rows}));
-    if (!IsQuantized(recipe, linear.input)) continue;
+    if (!IsQuantized(recipe, linear.role)) continue;
     HOLDFAST_ASSIGN(SitePlan site, DescribeSite(prefix, linear));
     unit.sites.push_back(std::move(site));
   }
-  unit.tensors.push_back(Tensor(prefix + kInputNormName, {spec.hidden}));
-  unit.tensors.push_back(Tensor(prefix + kMlpNormName, {spec.hidden}));
+  for (const NormTensor& norm : LayerNorms(spec)) unit.tensors.push_back(Tensor(prefix + norm.name, norm.shape));
   return unit;
 }
 
@@ -61,11 +64,12 @@ UnitPlan OuterUnit(uint32_t id, const char* label, std::vector<TensorPlan> tenso
 
 // Every linear and the embedding carry a quantizer in Model-Optimizer; those that stay as they are get listed.
 std::vector<std::string> Excludes(const DecoderSpec& spec, Recipe recipe) {
-  std::vector<std::string> quantized, unquantized = {"lm_head", "model.embed_tokens"};
+  std::vector<std::string> quantized, unquantized = {"lm_head"};
+  if (spec.excludes_embedding) unquantized.push_back("model.embed_tokens");
   const std::vector<LinearSpec> linears = LayerLinears(spec);
   for (uint32_t layer = 0; layer < spec.layers; ++layer) {
     for (const LinearSpec& linear : linears) {
-      (IsQuantized(recipe, linear.input) ? quantized : unquantized).push_back(LayerPrefix(layer) + linear.module);
+      (IsQuantized(recipe, linear.role) ? quantized : unquantized).push_back(LayerPrefix(layer) + linear.module);
     }
   }
   return SummarizeExcludes(quantized, unquantized);
@@ -76,16 +80,52 @@ std::vector<std::string> Excludes(const DecoderSpec& spec, Recipe recipe) {
 std::string LayerPrefix(uint32_t layer) { return "model.layers." + std::to_string(layer) + "."; }
 
 std::vector<LinearSpec> LayerLinears(const DecoderSpec& s) {
+  using In = LinearInput;
+  using Role = LinearRole;
   const uint64_t q = static_cast<uint64_t>(s.heads) * s.head_dim, kv = static_cast<uint64_t>(s.kv_heads) * s.head_dim;
-  return {
-      {"self_attn.q_proj", LinearInput::kAttention, q, s.hidden, s.qkv_bias},
-      {"self_attn.k_proj", LinearInput::kAttention, kv, s.hidden, s.qkv_bias},
-      {"self_attn.v_proj", LinearInput::kAttention, kv, s.hidden, s.qkv_bias},
-      {"self_attn.o_proj", LinearInput::kAttentionOut, s.hidden, q, s.o_bias},
-      {"mlp.gate_proj", LinearInput::kMlp, s.intermediate, s.hidden, s.mlp_bias},
-      {"mlp.up_proj", LinearInput::kMlp, s.intermediate, s.hidden, s.mlp_bias},
-      {"mlp.down_proj", LinearInput::kMlpOut, s.hidden, s.intermediate, s.mlp_bias},
-  };
+  const In mlp = s.block == BlockShape::kParallel ? In::kAttention : In::kMlp;   // reads what attention reads
+  std::vector<LinearSpec> linears;
+  if (s.fused_qkv) {
+    linears.push_back({"self_attn.qkv_proj", Role::kQkv, In::kAttention, q + 2 * kv, s.hidden, s.qkv_bias});
+  } else {
+    linears.push_back({"self_attn.q_proj", Role::kQ, In::kAttention, q, s.hidden, s.qkv_bias});
+    linears.push_back({"self_attn.k_proj", Role::kK, In::kAttention, kv, s.hidden, s.qkv_bias});
+    linears.push_back({"self_attn.v_proj", Role::kV, In::kAttention, kv, s.hidden, s.qkv_bias});
+  }
+  linears.push_back({"self_attn.o_proj", Role::kO, In::kAttentionOut, s.hidden, q, s.o_bias});
+  if (s.fused_gate_up) {
+    linears.push_back({"mlp.gate_up_proj", Role::kGateUp, mlp, 2 * s.intermediate, s.hidden, s.mlp_bias});
+  } else {
+    linears.push_back({"mlp.gate_proj", Role::kGate, mlp, s.intermediate, s.hidden, s.mlp_bias});
+    linears.push_back({"mlp.up_proj", Role::kUp, mlp, s.intermediate, s.hidden, s.mlp_bias});
+  }
+  linears.push_back({"mlp.down_proj", Role::kDown, In::kMlpOut, s.hidden, s.intermediate, s.mlp_bias});
+  return linears;
+}
+
+std::vector<NormTensor> LayerNorms(const DecoderSpec& s) {
+  const std::vector<uint64_t> hidden = {s.hidden};
+  std::vector<NormTensor> norms;
+  if (s.qk_norm != QkNorm::kNone) {
+    const auto shape = [&](uint32_t heads) { return s.qk_norm == QkNorm::kOne ? std::vector<uint64_t>{s.head_dim} : std::vector<uint64_t>{heads, s.head_dim}; };
+    norms.push_back({"self_attn.q_norm.weight", NormRole::kQuery, shape(s.heads)});
+    norms.push_back({"self_attn.k_norm.weight", NormRole::kKey, shape(s.kv_heads)});
+  }
+  norms.push_back({kInputNormName, NormRole::kAttention, hidden});
+  if (s.block == BlockShape::kSequential) norms.push_back({kMlpNormName, NormRole::kMlp, hidden});
+  if (s.block == BlockShape::kSandwich) {
+    norms.push_back({"post_attention_layernorm.weight", NormRole::kAfterAttention, hidden});
+    norms.push_back({"pre_feedforward_layernorm.weight", NormRole::kMlp, hidden});
+    norms.push_back({"post_feedforward_layernorm.weight", NormRole::kAfterMlp, hidden});
+  }
+  return norms;
+}
+
+bool IsPlain(const DecoderSpec& s) {
+  const bool one_rope = std::all_of(s.rope_of.begin(), s.rope_of.end(), [](RopeUse use) { return use == RopeUse::kGlobal; });
+  return s.norm == NormKind::kRms && s.qk_norm == QkNorm::kNone && s.block == BlockShape::kSequential && !s.fused_qkv && !s.fused_gate_up &&
+         s.attention_scale == 1.0 / std::sqrt(static_cast<double>(s.head_dim)) && s.attention_softcap == 0 && s.embedding_scale == 1 && one_rope &&
+         s.rope.dims == s.head_dim && !s.rope.interleaved;
 }
 
 Result<Recipe> ParseRecipe(const std::string& name) {

@@ -16,11 +16,11 @@ double Plain(double base, uint64_t i, uint64_t dim) {
   return 1.0 / std::pow(base, 2.0 * static_cast<double>(i) / static_cast<double>(dim));
 }
 
-double DynamicBase(const DecoderSpec& s, uint64_t tokens) {
-  const double limit = static_cast<double>(s.max_positions);
-  const double length = static_cast<double>(std::max(tokens, s.max_positions));
-  const double dim = s.head_dim;
-  return s.rope.theta * std::pow(s.rope.factor * length / limit - (s.rope.factor - 1), dim / (dim - 2));
+double DynamicBase(const RopeSpec& r, uint64_t max_positions, uint64_t tokens) {
+  const double limit = static_cast<double>(max_positions);
+  const double length = static_cast<double>(std::max(tokens, max_positions));
+  const double dim = r.dims;
+  return r.theta * std::pow(r.factor * length / limit - (r.factor - 1), dim / (dim - 2));
 }
 
 double Llama3(const RopeSpec& r, double plain) {
@@ -62,26 +62,27 @@ uint16_t Bf16(float x) {
 
 }  // namespace
 
-std::vector<float> RopeInverseFrequencies(const DecoderSpec& spec, uint64_t tokens) {
+std::vector<float> RopeInverseFrequencies(const RopeSpec& r, uint64_t max_positions, uint64_t tokens) {
   using Kind = RopeSpec::Kind;
-  const RopeSpec& r = spec.rope;
-  const double base = r.kind == Kind::kDynamic ? DynamicBase(spec, tokens) : r.theta;
-  const YarnRange range = r.kind == Kind::kYarn ? FindYarnRange(r, spec.head_dim) : YarnRange{0, 1};
-  std::vector<float> out(spec.head_dim / 2);
+  const double base = r.kind == Kind::kDynamic ? DynamicBase(r, max_positions, tokens) : r.theta;
+  const YarnRange range = r.kind == Kind::kYarn ? FindYarnRange(r, r.dims) : YarnRange{0, 1};
+  const std::vector<double>& stretch = tokens > r.original_max_positions ? r.long_factors : r.short_factors;
+  std::vector<float> out(r.dims / 2);
   for (size_t i = 0; i < out.size(); ++i) {
-    double f = Plain(base, i, spec.head_dim);
+    double f = Plain(base, i, r.dims);
     if (r.kind == Kind::kLinear) f /= r.factor;
     if (r.kind == Kind::kLlama3) f = Llama3(r, f);
     if (r.kind == Kind::kYarn) f = Yarn(r, range, f, i);
+    if (r.kind == Kind::kLongRope) f /= stretch[i];
     out[i] = static_cast<float>(f);
   }
   return out;
 }
 
-RopeTable MakeRopeTable(const DecoderSpec& spec, uint64_t tokens) {
-  const std::vector<float> frequencies = RopeInverseFrequencies(spec, tokens);
+RopeTable MakeRopeTable(const RopeSpec& rope, uint64_t max_positions, uint64_t tokens) {
+  const std::vector<float> frequencies = RopeInverseFrequencies(rope, max_positions, tokens);
   const size_t half = frequencies.size();
-  const float scale = static_cast<float>(spec.rope.attention_factor);
+  const float scale = static_cast<float>(rope.attention_factor);
   RopeTable table;
   table.cos.resize(tokens * half);
   table.sin.resize(tokens * half);

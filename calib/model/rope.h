@@ -11,14 +11,15 @@
 
 namespace holdfast {
 
-// head_dim / 2 inverse frequencies for a sequence of `tokens`. Only kDynamic looks at `tokens`: beyond max_positions its base grows,
-// with the length of the sample alone (transformers remembers the longest sequence seen before; a sample must not).
-std::vector<float> RopeInverseFrequencies(const DecoderSpec& spec, uint64_t tokens);
+// dims / 2 inverse frequencies for a sequence of `tokens`. kDynamic and kLongRope look at `tokens`: beyond max_positions the base of one grows, beyond
+// the original positions the other has its long factors, by the length of the sample alone (transformers remembers the longest sequence seen before;
+// a sample must not).
+std::vector<float> RopeInverseFrequencies(const RopeSpec& rope, uint64_t max_positions, uint64_t tokens);
 
-// cos and sin, [tokens, head_dim / 2] each, scaled by attention_factor, rounded to bf16 (bits).
+// cos and sin, [tokens, dims / 2] each, scaled by attention_factor, rounded to bf16 (bits).
 struct RopeTable {
   std::vector<uint16_t> cos, sin;
 };
-RopeTable MakeRopeTable(const DecoderSpec& spec, uint64_t tokens);
+RopeTable MakeRopeTable(const RopeSpec& rope, uint64_t max_positions, uint64_t tokens);
 
 }  // namespace holdfast

@@ -45,7 +45,7 @@ class Pass {
     gate_up_ = Bf16(tokens_, 2 * inner_);
     activated_ = Bf16(tokens_, inner_);
     if (range.matmul == MatmulDtype::kF32) AllocateF32();
-    rope_ = MakeRopeTable(spec_, input.tokens);
+    rope_ = MakeRopeTable(spec_.rope, spec_.max_positions, input.tokens);
     result_.amax.assign(range.sites, 0.0f);
     Enter(input);
   }

@@ -67,7 +67,7 @@ class GpuPass {
     std::map<uint64_t, RopeOnDevice>& known = range.session->rope;
     if (const auto it = known.find(tokens); it != known.end()) return it->second;
     if (known.size() >= kRopeTablesMax) known.clear();
-    const RopeTable table = MakeRopeTable(range.spec, tokens);
+    const RopeTable table = MakeRopeTable(range.spec.rope, range.spec.max_positions, tokens);
     const auto upload = [&](const std::vector<uint16_t>& values) {
       at::Tensor host = at::empty({static_cast<int64_t>(tokens), range.spec.head_dim / 2}, at::kBFloat16);
       std::memcpy(host.data_ptr(), values.data(), host.nbytes());

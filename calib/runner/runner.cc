@@ -87,7 +87,8 @@ Result<Target> ParseDevice(const std::string& name) {
   return t;
 }
 
-Path PathFor(const Target& target, [[maybe_unused]] const DecoderSpec& spec) {
+Path PathFor(const Target& target, const DecoderSpec& spec) {
+  if (!IsPlain(spec)) return Path::kOps;
 #ifdef HOLDFAST_HAVE_CUDA
   if (target.path == Path::kGpu && !GpuForwardFits(spec)) return Path::kOps;
 #endif
@@ -149,10 +150,12 @@ Result<std::unique_ptr<LayerRangeRunner>> LoadRange(const SourceModel& source, c
   range.last_layer = options.last_layer;
   range.device = target.device;
   range.matmul = target.matmul;
-  HOLDFAST_ASSIGN(range.weights, LoadWeights(source, spec, plan, options, target.device, target.matmul, digests));
+  const Path path = PathFor(target, spec);
+  const WeightLayout layout = path == Path::kOps ? WeightLayout::kSeparate : WeightLayout::kFused;
+  HOLDFAST_ASSIGN(range.weights, LoadWeights(source, spec, plan, options, target.device, target.matmul, layout, digests));
   range.slots = FindSlots(spec, plan, options.first_layer, options.last_layer);
   range.sites = plan.SitesOf(options.first_layer, options.last_layer).size();
-  return std::unique_ptr<LayerRangeRunner>(new Runner(std::move(range), PathFor(target, spec)));
+  return std::unique_ptr<LayerRangeRunner>(new Runner(std::move(range), path));
 }
 
 }  // namespace

@@ -49,6 +49,26 @@ class Builder {
     ++unit_index_;
     return w;
   }
+  SeparateWeights Separate(uint32_t layer) {
+    unit_ = &plan_.units.at(layer);
+    prefix_ = LayerPrefix(layer);
+    SeparateWeights w;
+    for (const LinearSpec& l : LayerLinears(spec_)) {
+      LayerWeights::Linear& linear = w.linears[static_cast<size_t>(l.role)];
+      linear.weight = Empty({Dim(l.rows), Dim(l.cols)}, weight_type_);
+      Add(l.module + ".weight", linear.weight);
+      if (!l.bias) continue;
+      linear.bias = Empty({Dim(l.rows)}, weight_type_);
+      Add(l.module + ".bias", linear.bias);
+    }
+    for (const NormTensor& norm : LayerNorms(spec_)) {
+      at::Tensor& t = w.norms[static_cast<size_t>(norm.role)];
+      t = Empty(std::vector<int64_t>(norm.shape.begin(), norm.shape.end()), at::kBFloat16);
+      Add(norm.name, t);
+    }
+    ++unit_index_;
+    return w;
+  }
   at::Tensor Embedding() {
     unit_ = &plan_.units.at(spec_.layers);
     prefix_.clear();
@@ -328,13 +348,14 @@ LoadedDigest EmptyDigests(const UnitPlan& unit) {
 }  // namespace
 
 Result<RangeWeights> LoadWeights(const SourceModel& source, const DecoderSpec& spec, const Plan& plan, const RunnerOptions& options,
-                                 at::Device device, MatmulDtype matmul, std::vector<LoadedDigest>* digests) {
+                                 at::Device device, MatmulDtype matmul, WeightLayout layout, std::vector<LoadedDigest>* digests) {
   RangeWeights weights;
   std::vector<LoadedDigest> read;
   Builder builder(spec, plan, device, matmul);
   for (uint32_t layer = options.first_layer; layer < options.last_layer; ++layer) {
     read.push_back(EmptyDigests(plan.units.at(layer)));
-    weights.layers.push_back(builder.Layer(layer));
+    if (layout == WeightLayout::kFused) weights.layers.push_back(builder.Layer(layer));
+    else weights.separate.push_back(builder.Separate(layer));
   }
   if (options.first_layer == 0) {
     read.push_back(EmptyDigests(plan.units.at(spec.layers)));

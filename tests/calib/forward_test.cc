@@ -81,7 +81,7 @@ TEST_P(Forward, HiddenStateHasTheSameSize) {
 TEST_P(Forward, RotaryFrequencies) {
   const GoldenModel m(GetParam());
   for (const GoldenSample& s : m.samples) {
-    const std::vector<float> ours = RopeInverseFrequencies(m.spec, s.ids.size());
+    const std::vector<float> ours = RopeInverseFrequencies(m.spec.rope, m.spec.max_positions, s.ids.size());
     ASSERT_EQ(ours.size(), s.inv_freq.size());
     for (size_t i = 0; i < ours.size(); ++i) EXPECT_NEAR(ours[i] / s.inv_freq[i], 1.0, 1e-6) << i;
   }

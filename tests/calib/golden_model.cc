@@ -23,7 +23,7 @@ std::vector<std::string> GoldenModel::Names() {
   return names;
 }
 
-GoldenModel::GoldenModel(const std::string& name) : dir(Root() + name) {
+GoldenModel::GoldenModel(const std::string& name, const char* folder) : dir(Root(folder) + name) {
   config = ReadJson(fs, dir + "/config.json");
   spec = Must(ParseDecoder(config, dir + "/config.json"));
   source = Must(SourceModel::Open(fs, dir));
@@ -35,7 +35,7 @@ GoldenModel::GoldenModel(const std::string& name) : dir(Root() + name) {
     s.ids = tokens[i].get<std::vector<int32_t>>();
     s.amax_bf16 = e.at("amax_bf16").get<std::map<std::string, float>>();
     s.amax_f32 = e.at("amax_f32").get<std::map<std::string, float>>();
-    s.inv_freq = e.at("inv_freq").get<std::vector<float>>();
+    if (e.at("inv_freq").is_array()) s.inv_freq = e.at("inv_freq").get<std::vector<float>>();
     s.rms_bf16 = e.at("hidden_bf16").at("rms").get<double>();
     s.rms_f32 = e.at("hidden_f32").at("rms").get<double>();
     samples.push_back(std::move(s));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The golden forward passes of tests/golden/forward: model directory, tokens and what transformers observed.
+// The golden forward passes of tests/golden/forward and tests/golden/architectures: model directory, tokens and what transformers observed.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -24,8 +24,8 @@ struct GoldenSample {
 
 class GoldenModel {
  public:
-  explicit GoldenModel(const std::string& name);
-  static std::string Root() { return std::string(HOLDFAST_SOURCE_DIR) + "/tests/golden/forward/"; }
+  explicit GoldenModel(const std::string& name, const char* folder = "forward");
+  static std::string Root(const std::string& folder = "forward") { return std::string(HOLDFAST_SOURCE_DIR) + "/tests/golden/" + folder + "/"; }
   static std::vector<std::string> Names();
 
   PosixFileSystem fs;
