@@ -56,7 +56,7 @@ uint64_t SampleBytes(const DecoderSpec& s, const Sizes& z, uint64_t tokens, Matm
   if (!kTorch1) bytes += tokens * (in + out) * 2;   // measured: oneDNN 3 copies operands
   if (!IsPlain(s)) {   // torch operations: each result is a tensor of its own, norms and softmax in f32
     const uint64_t scores = s.heads * std::min(tokens, OpsQueryBlock(s.heads, tokens)) * tokens;
-    bytes += tokens * (s.hidden * 8 + (in + out) * 6) + scores * (matmul == MatmulDtype::kF32 ? 20 : 14);
+    bytes += tokens * (s.hidden * 8 + (in + out) * 2) + scores * (matmul == MatmulDtype::kF32 ? 10 : 12);
   }
   if (matmul == MatmulDtype::kF32) bytes += tokens * (in + out) * 4 + group * block * (2 * tokens + 4 * s.head_dim) * 4;
   return bytes + bytes / 10 + kThread;   // a tenth for what the allocator keeps back

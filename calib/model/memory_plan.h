@@ -66,9 +66,9 @@ struct MemoryPlan {
 // Stacked query rows and minimum tokens of a block of attention on the CPU; the score buffer hangs on them.
 inline constexpr uint64_t kAttentionRows = 256, kAttentionBlockMin = 32;
 
-// Query rows that torch operations attend with at a time: the scores of all heads stay below 16 M values.
+// Query rows that torch operations attend with at a time: the scores of all heads stay below 4 M values.
 constexpr uint64_t OpsQueryBlock(uint64_t heads, uint64_t tokens) {
-  return std::clamp<uint64_t>((uint64_t{1} << 24) / (heads * tokens), 16, 1024);
+  return std::clamp<uint64_t>((uint64_t{1} << 22) / (heads * tokens), 16, 1024);
 }
 
 // For layers [first, last) and sequences of at most `seq_len` tokens.

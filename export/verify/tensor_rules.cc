@@ -30,8 +30,9 @@ PlainView::Kind KindOf(const TensorInfo& t) {
   if (!t.name.ends_with(".weight")) return PlainView::Kind::kOther;
   if (module == "lm_head" || module.ends_with(".lm_head")) return PlainView::Kind::kHead;
   if (module.find("embed") != std::string::npos || module.ends_with(".wte")) return PlainView::Kind::kEmbedding;
-  if (t.shape.size() == 2) return PlainView::Kind::kLinear;
-  return module.find("norm") != std::string::npos ? PlainView::Kind::kNorm : PlainView::Kind::kOther;
+  const bool norm = module.find("norm", module.rfind('.') + 1) != std::string::npos;   // one of each head has two dimensions
+  if (t.shape.size() == 2 && !norm) return PlainView::Kind::kLinear;
+  return norm ? PlainView::Kind::kNorm : PlainView::Kind::kOther;
 }
 
 class TensorChecker {

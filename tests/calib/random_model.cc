@@ -47,7 +47,7 @@ Bytes Values(DType dtype, const TensorInfo& t, Random* random) {
 }
 
 Json MakeConfig(const RandomShape& s) {
-  Json c = {{"architectures", {s.window == 0 ? "LlamaForCausalLM" : "MistralForCausalLM"}},
+  Json c = {{"architectures", {s.architecture != nullptr ? s.architecture : s.window == 0 ? "LlamaForCausalLM" : "MistralForCausalLM"}},
             {"hidden_size", s.hidden}, {"intermediate_size", s.intermediate}, {"num_hidden_layers", s.layers},
             {"num_attention_heads", s.heads}, {"num_key_value_heads", s.kv_heads}, {"head_dim", s.head_dim},
             {"vocab_size", s.vocab}, {"max_position_embeddings", 4096}, {"rms_norm_eps", 1e-5}, {"tie_word_embeddings", true},

@@ -15,6 +15,7 @@ struct RandomShape {
   uint64_t window = 0;       // MistralForCausalLM when given
   DType dtype = DType::kBF16;
   uint64_t seed = 1;
+  const char* architecture = nullptr;   // another one
 };
 
 // A directory that goes away with the object.
