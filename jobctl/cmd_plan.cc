@@ -63,6 +63,7 @@ int PlanOfRoot(const PlanOptions& options) {
   o.seq_len = r.seq_len;
   o.skip_samples = r.skip_samples;
   o.recipe = r.recipe;
+  o.layout = r.layout;
   o.max_shard_size = r.max_shard_size;
   o.json = r.json;
   o.plan_only = true;

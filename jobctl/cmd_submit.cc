@@ -99,6 +99,7 @@ RunOptions ForPreflight(const SubmitOptions& o) {
   r.skip_samples = o.skip_samples;
   r.seq_len = o.seq_len;
   r.recipe = o.recipe;
+  r.layout = o.layout;
   r.max_shard_size = o.max_shard_size;
   return r;
 }

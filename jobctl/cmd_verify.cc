@@ -31,7 +31,7 @@ std::optional<Plan> ExpectedPlan(FileSystem& fs, const std::string& out) {
   config->erase("quantization_config");
   const auto spec = ParseDecoder(*config, path);
   if (!spec.ok()) return std::nullopt;
-  const bool attention_excluded = spec->layers > 0 && IsExcluded(quant->exclude, "model.layers.0.self_attn.q_proj");
+  const bool attention_excluded = spec->layers > 0 && IsLeftOut(quant->layout, quant->exclude, "model.layers.0.self_attn.q_proj");
   const Recipe recipe = quant->quant_algo == "W4A16_NVFP4" ? Recipe::kNvfp4W4A16 : attention_excluded ? Recipe::kNvfp4MlpOnly : Recipe::kNvfp4;
   const auto plan = DescribeModel(*spec, recipe);
   if (!plan.ok()) return std::nullopt;

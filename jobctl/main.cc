@@ -21,6 +21,8 @@ constexpr char kFsckExitStatus[] =
     "EXIT STATUS (sum of bits): 0 clean; 1 errors corrected; 2 corrected and work is open again (jobctl resume);\n"
     "4 errors left; 8 something could not be read or done; 16 usage; 32 interrupted; 64 committed data lost.\n";
 
+constexpr char kLayoutHelp[] = "how the output is written: modelopt (default) or compressed-tensors";
+
 void AddJob(CLI::App* cmd, RunOptions* o) {
   cmd->add_option("--source", o->source, "Hugging Face model directory (safetensors)")->required();
   cmd->add_option("--calib", o->calib, "calibration data: .jsonl (text, messages or input_ids) or .txt")->required();
@@ -29,6 +31,7 @@ void AddJob(CLI::App* cmd, RunOptions* o) {
   cmd->add_option("--skip-samples", o->skip_samples, "leave out at most so many samples that end workers or are not finite (default 0: fail)")->check(CLI::Range(0u, 1u << 20));
   cmd->add_option("--seq-len", o->seq_len, "tokens of one sequence at most (default 512)")->check(CLI::Range(1u, 1u << 20));
   cmd->add_option("--recipe", o->recipe, "nvfp4 (default), nvfp4-mlp-only, nvfp4-w4a16");
+  cmd->add_option("--layout", o->layout, kLayoutHelp);
   cmd->add_option("--max-shard-size", o->max_shard_size, "largest output file (default 5G)");
 }
 
@@ -58,6 +61,7 @@ struct Parsed {
   FsckOptionsCli fsck;
   GcOptionsCli gc;
   VerifyOptionsCli verify;
+  ExportOptionsCli export_again;
   SubmitOptions submit;
   NodesOptions nodes;
   JobOptions cancel;
@@ -180,6 +184,7 @@ int Parsed::Dispatch(const CLI::App& app) {
   if (app.got_subcommand("plan")) return Plan(*app.get_subcommand("plan"));
   if (root_said) return Fail(InvalidArgument("--root: this command works on a directory of its own; jobs of a root are begun with `jobctl submit`"), run.json);
   if (app.got_subcommand("run")) return Run(&run);
+  if (app.got_subcommand("export")) return ExportCommand(export_again);
   return VerifyCommand(verify);
 }
 
@@ -225,6 +230,7 @@ void DeclareSubmit(CLI::App* app, Parsed* p) {
   cmd->add_option("--skip-samples", o->skip_samples, "leave out at most so many samples that end workers or are not finite (default 0: fail)")->check(CLI::Range(0u, 1u << 20));
   cmd->add_option("--seq-len", o->seq_len, "tokens of one sequence at most (default 512)")->check(CLI::Range(1u, 1u << 20));
   cmd->add_option("--recipe", o->recipe, "nvfp4 (default), nvfp4-mlp-only, nvfp4-w4a16");
+  cmd->add_option("--layout", o->layout, kLayoutHelp);
   cmd->add_option("--max-shard-size", o->max_shard_size, "largest output file (default 5G)");
   cmd->add_flag("--reproducible", o->reproducible, "only nodes of one numerics class work on it");
   cmd->add_option("--notify", o->notify, "command to run at the end or on failure, with the summary on its standard input");
@@ -308,6 +314,17 @@ void DeclareChecks(CLI::App* app, Parsed* p) {
   verify->footer("EXAMPLE: jobctl verify Mistral-Large-NVFP4 --source Mistral-Large\nEXIT STATUS: 0 sound; 1 findings; 2 cannot be read.\n");
 }
 
+void DeclareExport(CLI::App* app, Parsed* p) {
+  CLI::App* again = app->add_subcommand("export", "write the output of a run once more, in either layout, without calibrating again");
+  again->add_option("DIR", p->export_again.run_dir, "run directory")->required();
+  again->add_option("--layout", p->export_again.layout, "modelopt or compressed-tensors")->required();
+  again->add_option("--out", p->export_again.out, "output directory; appears when it is whole")->required();
+  again->add_option("--threads", p->export_again.threads, "threads (default: all cores)");
+  again->add_flag("--json", p->export_again.json, "JSON lines on stdout");
+  again->add_flag("--quiet", p->export_again.quiet, "no progress, only the result");
+  again->footer(std::string("EXAMPLE: jobctl export Mistral-Large-NVFP4.run --layout compressed-tensors --out Mistral-Large-CT\n") + kExitStatus);
+}
+
 }  // namespace
 }  // namespace holdfast
 
@@ -325,6 +342,7 @@ int main(int argc, char** argv) {
   DeclareSubmit(&app, &parsed);
   DeclareCluster(&app, &parsed);
   DeclareChecks(&app, &parsed);
+  DeclareExport(&app, &parsed);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

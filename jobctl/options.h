@@ -28,7 +28,7 @@ struct RunOptions {
   uint32_t skip_samples = 0;              // so many may be left out
   std::vector<uint32_t> shard_layers;
   std::optional<uint32_t> stages;
-  std::optional<std::string> recipe;
+  std::optional<std::string> recipe, layout;
   std::optional<std::string> max_shard_size;
   std::string device = "auto";
   uint32_t threads = 0;                   // 0: all cores
@@ -59,7 +59,7 @@ struct SubmitOptions {
   int priority = 0;                       // -100 .. 100, higher goes first
   std::optional<uint32_t> samples, seq_len;
   uint32_t skip_samples = 0;
-  std::optional<std::string> recipe, max_shard_size;
+  std::optional<std::string> recipe, layout, max_shard_size;
   std::string notify;
   bool reproducible = false, json = false, quiet = false;
   bool plan_only = false;                 // `jobctl plan`: says what submit would, and writes nothing
@@ -108,6 +108,12 @@ struct VerifyOptionsCli {
   uint32_t threads = 0;
 };
 
+struct ExportOptionsCli {
+  std::string run_dir, out, layout;
+  uint32_t threads = 0;
+  bool json = false, quiet = false;
+};
+
 int RunCommand(const RunOptions& options);
 int PlanCommand(const PlanOptions& options);
 int StatusCommand(const StatusOptions& options);
@@ -122,6 +128,7 @@ int KeygenCommand(const KeygenOptions& options);
 int FsckCommand(const FsckOptionsCli& options);
 int GcCommand(const GcOptionsCli& options);
 int VerifyCommand(const VerifyOptionsCli& options);
+int ExportCommand(const ExportOptionsCli& options);
 
 // The exit status that an error ends with.
 int ExitStatusOf(ErrorCode code);

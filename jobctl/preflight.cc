@@ -107,6 +107,13 @@ Status SourceChanged(const std::string& path) {
 
 }  // namespace
 
+Result<OutputLayout> LayoutAsked(const std::optional<std::string>& name) {
+  if (!name) return OutputLayout::kModelopt;
+  const auto layout = name->empty() ? Result<OutputLayout>(InvalidArgument("it is empty; there are modelopt and compressed-tensors")) : ParseLayout(*name);
+  if (!layout.ok()) return Annotate(layout.error(), "--layout");
+  return *layout;
+}
+
 std::string AbsolutePath(const std::string& path) {
   std::string p = path;
   if (p.empty() || p[0] != '/') {
@@ -141,6 +148,7 @@ Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const st
   HOLDFAST_ASSIGN(const Json config, ParseJson(AsText(*config_bytes), config_path));
   HOLDFAST_ASSIGN(job.decoder, ParseDecoder(config, config_path));
   HOLDFAST_ASSIGN(const Recipe recipe, ParseRecipe(options.recipe.value_or("nvfp4")));
+  HOLDFAST_ASSIGN(const OutputLayout layout, LayoutAsked(options.layout));
   HOLDFAST_ASSIGN(const auto source, SourceModel::Open(fs, options.source));
   HOLDFAST_ASSIGN(job.plan, BindModel(job.decoder, recipe, *source));
 
@@ -164,6 +172,7 @@ Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const st
   spec.recipe = options.recipe.value_or("nvfp4");
   spec.architecture = job.decoder.architecture;
   spec.numerics = numerics;
+  if (layout != OutputLayout::kModelopt) spec.layout = LayoutName(layout);
   spec.config = std::string(AsText(*config_bytes));
   spec.samples = static_cast<uint32_t>(job.tokens.size());
   spec.samples_requested = options.samples.value_or(0);
@@ -189,6 +198,12 @@ Status CompareWithJob(FileSystem& fs, const RunOptions& o, const JobSpec& job, c
     if (o.out != job.out) return Changed("--out", job.out, o.out);
     const std::string recipe = o.recipe.value_or("nvfp4");
     if (recipe != job.recipe) return Changed("--recipe", job.recipe, recipe);
+    HOLDFAST_ASSIGN(const OutputLayout layout, LayoutAsked(o.layout));
+    HOLDFAST_ASSIGN(const OutputLayout had, ParseLayout(job.layout));
+    if (layout != had) {
+      return InvalidArgument(std::string("--layout: this job was begun with ") + LayoutName(had) + ", this line says " + LayoutName(layout) +
+                             "; when it is done, `jobctl export RUN_DIR --layout " + LayoutName(layout) + " --out OTHER` writes that from the same calibration");
+    }
     const uint32_t seq_len = o.seq_len.value_or(kSeqLenDefault);
     if (seq_len != job.seq_len) return Changed("--seq-len", std::to_string(job.seq_len), std::to_string(seq_len));
     uint64_t shard_bytes = kShardBytesDefault;

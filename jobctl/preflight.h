@@ -13,6 +13,7 @@
 #include "daemon/core/cluster.h"
 #include "daemon/core/restart_ladder.h"
 #include "daemon/node/device.h"
+#include "export/format/output_layout.h"
 #include "export/format/safetensors.h"
 #include "jobctl/options.h"
 #include "ledger/base/file_system.h"
@@ -39,7 +40,7 @@ Result<NewJob> PrepareNewJob(FileSystem& fs, const RunOptions& options, const st
 std::string NumericsOf(const std::vector<Device>& devices);
 
 // Feature bits of the job's FORMAT.
-inline uint32_t FeaturesOf(const JobSpec& job) { return job.skip_samples > 0 ? kIncompatOmissions : 0; }
+inline uint32_t FeaturesOf(const JobSpec& job) { return (job.skip_samples > 0 ? kIncompatOmissions : 0) | (job.layout.empty() ? 0 : kIncompatLayout); }
 
 // Refuses a resume whose arguments would change the result, naming the argument and both values.
 Status CompareWithJob(FileSystem& fs, const RunOptions& options, const JobSpec& job, const std::vector<Device>& devices);
@@ -85,6 +86,9 @@ Result<ResourcePlan> PlanResources(const RunOptions& options, const DecoderSpec&
                                    const std::vector<Device>& devices, uint32_t threads);
 // Free space of both directories against what is still to be written; kInvalidArgument naming the directory and the bytes that lack.
 Status CheckSpace(FileSystem& fs, const ResourcePlan& resources, const std::string& run_dir, const std::string& out);
+
+// --layout as it was given; modelopt where it was not.
+Result<OutputLayout> LayoutAsked(const std::optional<std::string>& name);
 
 // The output directory as an absolute path without a trailing slash; the run directory likewise.
 std::string AbsolutePath(const std::string& path);

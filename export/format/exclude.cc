@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whether a loader takes a module for excluded. vLLM asks under the name of the layer that it builds, in which q, k and v (gate and
+// Whether a loader takes a module for excluded. modelopt: vLLM asks under the name of the layer that it builds, in which q, k and v (gate and
 // up, ...) are one; exact names are asked of each member. A pattern also hits as a mere substring, so "gate" hits gate_up_proj.
+#include <algorithm>
 #include <array>
+#include <regex>
 #include <string_view>
 
 #include "export/format/hf_config.h"
@@ -74,6 +76,20 @@ bool IsExcluded(const std::vector<std::string>& exclude, const std::string& modu
     if (Glob(pattern, layer)) return true;
   }
   return false;
+}
+
+bool IsIgnored(const std::vector<std::string>& ignore, const std::string& module) {
+  constexpr std::string_view kExpression = "re:";
+  const auto hits = [&](const std::string& entry) {
+    if (!entry.starts_with(kExpression)) return entry == module;
+    try {
+      const std::regex expression(entry.substr(kExpression.size()));
+      return std::regex_search(module, expression, std::regex_constants::match_continuous);
+    } catch (const std::regex_error&) {
+      return false;  // loaders stop at it; what it was to leave out is then quantized for nobody
+    }
+  };
+  return std::any_of(ignore.begin(), ignore.end(), hits);
 }
 
 }  // namespace holdfast

@@ -2,6 +2,7 @@
 #include "export/format/hf_config.h"
 
 #include <algorithm>
+#include <set>
 
 #include "ledger/records/records.h"
 
@@ -12,13 +13,52 @@ namespace {
 constexpr char kProducerName[] = "modelopt";
 constexpr char kProducerVersion[] = "0.47.0";
 constexpr char kQuantKey[] = "quantization_config";
+// The library whose form of the config this is (docs/adr/0030-two-layouts.md).
+constexpr char kCompressedVersion[] = "0.18.0";
+
+// A tied model has the head as a module, though not as a tensor. Embeddings are no linears.
+std::vector<std::string> PlainLinears(const Plan& plan) {
+  constexpr std::string_view kWeight = ".weight";
+  std::set<std::string> names = {"lm_head"};
+  for (const UnitPlan& unit : plan.units) {
+    if (unit.id >= plan.layers) continue;
+    std::set<std::string> quantized;
+    for (const SitePlan& s : unit.sites) quantized.insert(s.module);
+    for (const TensorPlan& t : unit.tensors) {
+      if (t.shape.size() != 2 || !t.name.ends_with(kWeight)) continue;
+      const std::string module = t.name.substr(0, t.name.size() - kWeight.size());
+      if (!quantized.contains(module)) names.insert(module);
+    }
+  }
+  return {names.begin(), names.end()};
+}
 
 OrderedJson Producer() { return {{"name", kProducerName}, {"version", kProducerVersion}}; }
 const char* QuantAlgo(const QuantDescription& q) {
   return q.input_activations ? "NVFP4" : "W4A16_NVFP4";
 }
 
+// Keys by name, as the library writes them.
+OrderedJson CompressedArgs(OrderedJson dynamic, const char* observer) {
+  return {{"actorder", nullptr}, {"block_structure", nullptr}, {"dynamic", std::move(dynamic)}, {"group_size", 16}, {"num_bits", 4},
+          {"observer", observer}, {"observer_kwargs", OrderedJson::object()}, {"scale_dtype", "torch.float8_e4m3fn"},
+          {"strategy", "tensor_group"}, {"symmetric", true}, {"type", "float"}, {"zp_dtype", nullptr}};
+}
+
+OrderedJson CompressedConfig(const QuantDescription& q) {
+  OrderedJson group = OrderedJson::object();
+  group["format"] = kCompressedFormat;
+  group["input_activations"] = q.input_activations ? CompressedArgs("local", "static_minmax") : OrderedJson();
+  group["output_activations"] = nullptr;
+  group["targets"] = OrderedJson::array({"Linear"});
+  group["weights"] = CompressedArgs(false, "memoryless_minmax");
+  return {{"config_groups", {{"group_0", group}}}, {"format", kCompressedFormat}, {"global_compression_ratio", nullptr}, {"ignore", q.exclude},
+          {"kv_cache_scheme", nullptr}, {"quant_method", kCompressedMethod}, {"quantization_status", "compressed"},
+          {"sparsity_config", OrderedJson::object()}, {"transform_config", OrderedJson::object()}, {"version", kCompressedVersion}};
+}
+
 OrderedJson QuantizationConfig(const QuantDescription& q) {
+  if (q.layout == OutputLayout::kCompressedTensors) return CompressedConfig(q);
   const OrderedJson four_bits = {
       {"dynamic", false}, {"num_bits", 4}, {"type", "float"}, {"group_size", 16}};
   OrderedJson group = OrderedJson::object();
@@ -129,6 +169,15 @@ Result<std::string> OptionalString(const Json& obj, const char* key, const std::
   return GetString(obj, key, what);
 }
 
+// Whether any group quantizes activations.
+bool HasInputs(const Json& quant) {
+  const auto groups = quant.find("config_groups");
+  if (groups == quant.end() || !groups->is_object()) return false;
+  return std::any_of(groups->begin(), groups->end(), [](const Json& group) {
+    return group.is_object() && group.contains("input_activations") && !group["input_activations"].is_null();
+  });
+}
+
 // config_groups: the group size of the first group's weights that has one.
 uint64_t GroupSize(const Json& quant) {
   const auto own = quant.find("group_size");
@@ -145,8 +194,8 @@ uint64_t GroupSize(const Json& quant) {
 
 }  // namespace
 
-QuantDescription DescribeQuant(const Plan& plan) {
-  return {.input_activations = plan.input_scales, .exclude = plan.ignore};
+QuantDescription DescribeQuant(const Plan& plan, OutputLayout layout) {
+  return {.input_activations = plan.input_scales, .exclude = layout == OutputLayout::kModelopt ? plan.ignore : PlainLinears(plan), .layout = layout};
 }
 
 Result<std::string> MakeConfigJson(const std::string& source_text, const QuantDescription& q) {
@@ -194,6 +243,10 @@ Result<ParsedQuantConfig> ParseConfigQuant(const Json& config, const std::string
   ParsedQuantConfig out;
   HOLDFAST_ASSIGN(out.quant_method, OptionalString(*quant, "quant_method", where));
   HOLDFAST_ASSIGN(out.quant_algo, OptionalString(*quant, "quant_algo", where));
+  if (out.quant_method == kCompressedMethod) {
+    out.layout = OutputLayout::kCompressedTensors;
+    out.quant_algo = HasInputs(*quant) ? "NVFP4" : "W4A16_NVFP4";
+  }
   out.group_size = GroupSize(*quant);
   HOLDFAST_ASSIGN(
       out.exclude,

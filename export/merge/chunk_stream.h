@@ -7,6 +7,7 @@
 #include <functional>
 #include <vector>
 
+#include "export/shard/output_plan.h"
 #include "ledger/pack/pack.h"
 
 namespace holdfast {
@@ -15,6 +16,7 @@ struct ChunkJob {
   uint32_t unit = 0;  // whose record
   uint32_t pack = 0, chunk = 0;
   uint64_t raw_len = 0;  // <= kChunkRawMax
+  Change change = Change::kNone;  // what the reader does to the bytes, once they proved right
 };
 
 // Decodes one chunk into `out` (raw_len bytes), from any thread. Only bytes that proved right may be called OK; `sha256` is there for that.

@@ -5,6 +5,8 @@
 //   M(published) | remove stagings
 // Until the rename the output does not exist; after it, it is complete. A crash between rename and M(published) is recognised by the
 // job's id in holdfast.json and the manifest beside it.
+//
+// An export does the same without a word in the ledger, so that a crash leaves a staging that nobody goes on with, or the whole directory.
 #include "export/merge/merge.h"
 
 #include <algorithm>
@@ -25,17 +27,18 @@ uint32_t LanesFor(uint32_t threads) { return threads == 1 ? 0 : std::clamp(threa
 
 class Merge {
  public:
-  Merge(FileSystem& fs, RunState& state, StreamWriter& stream, const MergeOptions& options,
-        const std::string& staging_prefix)
+  // `stream`: null for an export. `job`: the state's, or for an export with another output.
+  Merge(FileSystem& fs, RunState& state, StreamWriter* stream, const JobSpec& job, OutputLayout layout, const MergeOptions& options,
+        const std::string& staging_prefix, uint64_t epoch)
       : fs_(fs),
         state_(state),
         stream_(stream),
         options_(options),
-        job_(state.job()),
+        job_(job),
         plan_(state.plan()),
         omitted_(state.OmittedSamples()),
-        output_(PlanOutput(plan_, job_.shard_bytes)),
-        staging_(fs, job_, staging_prefix, stream.epoch()),
+        output_(PlanOutput(plan_, job_.shard_bytes, layout)),
+        staging_(fs, job_, staging_prefix, epoch),
         units_(fs, state.layout()),
         files_(output_.files.size()),
         lanes_(LanesFor(options.threads), static_cast<uint32_t>(files_.size()),
@@ -46,8 +49,9 @@ class Merge {
 
   Result<Digest> Run() {
     HOLDFAST_ASSIGN(const bool there, fs_.Exists(job_.out));
-    if (there) return AcceptPublished();
+    if (there) return stream_ != nullptr ? AcceptPublished() : AcceptExported();
     HOLDFAST_TRY(OpenUnits());
+    if (stream_ == nullptr) HOLDFAST_TRY(MakeMetadata(fs_, job_, Numerics(), omitted_, plan_, output_));   // refuses what it can before anything is written
     HOLDFAST_TRY(Commit(kWholeOutput, MergeRecord::State::kBegun, job_.out, 0, {}));
     HOLDFAST_TRY(FailPoint("merge.begun", job_.out));
     HOLDFAST_TRY(staging_.Create());
@@ -58,13 +62,14 @@ class Merge {
     HOLDFAST_TRY(PublishDirectory());
     HOLDFAST_TRY(
         Commit(kWholeOutput, MergeRecord::State::kPublished, job_.out, manifest_size_, manifest_));
-    HOLDFAST_TRY(staging_.RemoveAll());
+    if (stream_ != nullptr) HOLDFAST_TRY(staging_.RemoveAll());
     return manifest_;
   }
 
  private:
   Status Commit(uint32_t file, MergeRecord::State state, const std::string& name, uint64_t size,
                 const Digest& sha256) {
+    if (stream_ == nullptr) return OkStatus();
     MergeRecord m;
     m.file = file;
     m.state = state;
@@ -77,16 +82,13 @@ class Merge {
                         .a = file,
                         .b = 0,
                         .part = static_cast<uint32_t>(state)};
-    return stream_.Append({MakeControl(key, m.ToJson())});
+    return stream_->Append({MakeControl(key, m.ToJson())});
   }
 
   // The output directory exists: ours and complete, or somebody else's.
   Result<Digest> AcceptPublished() {
     const std::string manifest_path = JoinPath(job_.out, kManifestFile);
-    const Error foreign{
-        ErrorCode::kAlreadyExists,
-        job_.out +
-            ": exists and is not the output of this job. Move it away, then run `jobctl resume`"};
+    const Error foreign = Foreign();
     const auto text = fs_.ReadFile(manifest_path);
     if (text.code() == ErrorCode::kNotFound || text.code() == ErrorCode::kResourceExhausted)
       return foreign;
@@ -107,6 +109,33 @@ class Merge {
           Commit(kWholeOutput, MergeRecord::State::kPublished, job_.out, text->size(), digest));
     HOLDFAST_TRY(staging_.RemoveAll());
     return digest;
+  }
+
+  Error Foreign() const {
+    const std::string exists = job_.out + ": exists and is not the output of this job";
+    if (stream_ != nullptr) return {ErrorCode::kAlreadyExists, exists + ". Move it away, then run `jobctl resume`"};
+    return {ErrorCode::kAlreadyExists, exists + " in this layout. Move it away, or choose another --out"};
+  }
+
+  // An export whose directory is there: by an earlier one that could not say so any more, if everything that can be known of it without writing
+  // it once more agrees.
+  Result<Digest> AcceptExported() {
+    const auto text = fs_.ReadFile(JoinPath(job_.out, kManifestFile));
+    if (!text.ok() && text.code() != ErrorCode::kNotFound && text.code() != ErrorCode::kResourceExhausted) return text.error();
+    const auto listed = text.ok() ? ParseManifest(AsText(*text), job_.out) : Result<std::map<std::string, Digest>>(text.error());
+    if (!listed.ok()) return Foreign();
+    HOLDFAST_ASSIGN(const auto metadata, MakeMetadata(fs_, job_, Numerics(), omitted_, plan_, output_));
+    if (listed->size() != metadata.size() + output_.files.size()) return Foreign();
+    for (const auto& [name, bytes] : metadata) {
+      const auto row = listed->find(name);
+      if (row == listed->end() || row->second != Sha256(bytes)) return Foreign();
+    }
+    for (const OutputFile& file : output_.files) {
+      const auto info = fs_.Stat(JoinPath(job_.out, file.name));
+      if (!info.ok() || info->size != file.layout.file_size || !listed->contains(file.name)) return Foreign();
+    }
+    HOLDFAST_TRY(fs_.SyncDir(DirName(job_.out)));
+    return Sha256(*text);
   }
 
   // A job of a cluster may run on any class; what it ran on in the end is what `jobctl run` would have pinned.
@@ -167,6 +196,7 @@ class Merge {
 
   // The state changes with every commit, so what it says of the files is taken down before the lanes begin.
   void RecallWritten() {
+    if (stream_ == nullptr) return;
     for (uint32_t i = 0; i < files_.size(); ++i) {
       const auto it = state_.merge_written().find(i);
       const bool known = it != state_.merge_written().end() &&
@@ -186,7 +216,7 @@ class Merge {
       file.digest = written->sha256;
       if (file.adopted) return OkStatus();
     }
-    staging_.DropUnfinished(plan.name, written);
+    if (stream_ != nullptr) staging_.DropUnfinished(plan.name, written);   // older stagings of an export may be alive
     file.writer = std::make_unique<OutputWriter>(
         staging_, units_, plan,
         OutputWriter::Options{.threads = ThreadsOfALane(),
@@ -246,9 +276,7 @@ class Merge {
       const auto there = fs_.ReadFile(JoinPath(job_.out, kManifestFile));
       if (!there.ok() || Sha256(*there) != manifest_) {
         if (renamed.code() != ErrorCode::kAlreadyExists) return renamed;
-        return Error{ErrorCode::kAlreadyExists, job_.out +
-                                                    ": exists and is not the output of this job. "
-                                                    "Move it away, then run `jobctl resume`"};
+        return Foreign();
       }
     }
     HOLDFAST_TRY(fs_.SyncDir(DirName(job_.out)));
@@ -276,7 +304,7 @@ class Merge {
 
   FileSystem& fs_;
   RunState& state_;
-  StreamWriter& stream_;
+  StreamWriter* const stream_;   // null: an export
   const MergeOptions& options_;
   const JobSpec job_;  // copies: what is committed is applied to the state while we run
   const Plan plan_;
@@ -308,8 +336,17 @@ Result<Digest> RunMerge(FileSystem& fs, RunState& state, StreamWriter& merge,
                         const MergeOptions& options) {
   if (!state.has_plan())
     return InvalidArgument("merge: " + state.layout().root() + " has no plan yet");
+  HOLDFAST_ASSIGN(const OutputLayout layout, ParseLayout(state.job().layout));
   HOLDFAST_ASSIGN(const std::string prefix, StagingPrefix(fs, state.layout(), state.job()));
-  return Merge(fs, state, merge, options, prefix).Run();
+  return Merge(fs, state, &merge, state.job(), layout, options, prefix, merge.epoch()).Run();
+}
+
+Result<Digest> RunExport(FileSystem& fs, RunState& state, const ExportTarget& target, const MergeOptions& options) {
+  if (!state.has_plan())
+    return InvalidArgument("export: " + state.layout().root() + " has no plan yet");
+  JobSpec job = state.job();
+  job.out = target.out;
+  return Merge(fs, state, nullptr, job, target.layout, options, target.staging_prefix, target.attempt).Run();
 }
 
 }  // namespace holdfast

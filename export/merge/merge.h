@@ -38,6 +38,17 @@ uint64_t OutputBytes(const OutputPlan& plan);
 // Errors: kAlreadyExists: the output directory exists and is not ours; kInvalidArgument: a sidecar of the source changed (names it).
 Result<Digest> RunMerge(FileSystem& fs, RunState& state, StreamWriter& merge, const MergeOptions& options);
 
+// The same output once more, in another place or another layout: read from packs, published as merge does it, and not a word of it in the ledger.
+// Nothing of an earlier attempt is used. Requires: every unit has its E record, and its packs are there. When `out` exists and is what this
+// would write, as far as that can be known without writing it again, that is success. Errors as RunMerge's.
+struct ExportTarget {
+  std::string out;
+  OutputLayout layout = OutputLayout::kModelopt;
+  std::string staging_prefix;   // the staging is the hidden sibling of `out` of this name and the attempt's number; whoever calls removes it after
+  uint64_t attempt = 0;         // an error
+};
+Result<Digest> RunExport(FileSystem& fs, RunState& state, const ExportTarget& target, const MergeOptions& options);
+
 // A claim writes in a hidden sibling of the output, <dir of out>/.<name>.holdfast-<job>-<run>-<epoch>; this is its name up to the epoch.
 // <run>: the inode of the run directory's FORMAT. The two copies of a run directory have one job and one output, and may not meet in one
 // staging: each would take the other's files for those of a dead claim of its own.

@@ -48,13 +48,13 @@ Result<Bytes> ReadSidecar(FileSystem& fs, const JobSpec& job, const SourceFile& 
   if (bytes.code() == ErrorCode::kNotFound) {
     return InvalidArgument(
         path +
-        ": was there when the job began and is gone now. Put it back, then run `jobctl resume`");
+        ": was there when the job began and is gone now. Put it back, then run `jobctl resume`, or what you typed, again");
   }
   if (!bytes.ok()) return bytes.error();
   if (!file.sha256.IsZero() && Sha256(*bytes) != file.sha256) {
     return InvalidArgument(path + ": changed since the job began (SHA-256 " + Sha256(*bytes).Hex() +
                            ", then " + file.sha256.Hex() +
-                           "). Restore the file, then run `jobctl resume`");
+                           "). Restore the file, then run `jobctl resume`, or what you typed, again");
   }
   return bytes;
 }
@@ -96,11 +96,12 @@ OrderedJson DescribeFiles(const std::vector<SourceFile>& files) {
 
 // Where the output comes from. A function of source, calibration and recipe: two jobs over the same inputs write the same bytes, so
 // the job's uuid has no place here.
-std::string MakeProvenance(const JobSpec& job, const std::string& numerics,
+std::string MakeProvenance(const JobSpec& job, OutputLayout layout, const std::string& numerics,
                            const std::vector<uint32_t>& omitted) {
   OrderedJson provenance = {
       {"holdfast_version", HOLDFAST_VERSION},
       {"recipe", job.recipe},
+      {"layout", LayoutName(layout)},
       {"architecture", job.architecture},
       {"numerics", numerics},
       {"calibration",
@@ -121,7 +122,7 @@ Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec&
                                                   const std::vector<uint32_t>& omitted,
                                                   const Plan& plan, const OutputPlan& output) {
   std::map<std::string, Bytes> files;
-  const QuantDescription quant = DescribeQuant(plan);
+  const QuantDescription quant = DescribeQuant(plan, output.layout);
   for (const SourceFile& sidecar : job.sidecars) {
     if (!IsSafeName(sidecar.name))
       return InvalidArgument("the job names a sidecar \"" + sidecar.name +
@@ -139,10 +140,10 @@ Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec&
   HOLDFAST_ASSIGN(const std::string config,
                   MakeConfigJson(std::string(AsText(files[kConfig])), quant));
   files[kConfig] = ToBytes(config);
-  files[kHfQuantConfig] = ToBytes(MakeHfQuantConfigJson(quant));
+  if (output.layout == OutputLayout::kModelopt) files[kHfQuantConfig] = ToBytes(MakeHfQuantConfigJson(quant));
   if (output.files.size() != 1 || output.files[0].name != kSingleFile)
     files[kIndex] = ToBytes(MakeIndex(output));
-  files[kProvenanceFile] = ToBytes(MakeProvenance(job, numerics, omitted));
+  files[kProvenanceFile] = ToBytes(MakeProvenance(job, output.layout, numerics, omitted));
   return files;
 }
 

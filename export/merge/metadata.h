@@ -17,7 +17,7 @@ namespace holdfast {
 inline constexpr char kProvenanceFile[] = "holdfast.json";
 inline constexpr char kManifestFile[] = "SHA256SUMS";
 
-// name -> content: index (when there are several files), config.json, hf_quant_config.json, generation_config.json, the sidecars of
+// name -> content: index (when there are several files), config.json, hf_quant_config.json (modelopt), generation_config.json, the sidecars of
 // the job and holdfast.json, which says that the bytes were computed in the class `numerics`, without the samples
 // `omitted`. Errors: kInvalidArgument naming a sidecar that is missing, unsafe to write or not what was pinned.
 Result<std::map<std::string, Bytes>> MakeMetadata(FileSystem& fs, const JobSpec& job,

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "export/merge/output_writer.h"
 
+#include <algorithm>
+#include <bit>
+#include <cmath>
 #include <utility>
 
 #include "ledger/base/fail_point.h"
@@ -13,6 +16,21 @@ constexpr uint64_t kFlushBytes =
     8u << 20;  // in the page cache, write-back starts and clean pages go at this step: the disk is never idle
 constexpr uint64_t kReportBytes = 64u << 20;  // of progress
 
+Status Invert(uint32_t unit, std::span<uint8_t> bytes) {
+  uint32_t bits = 0;
+  if (bytes.size() != sizeof bits || !Cursor(bytes).Le(&bits))
+    return Corrupt("a scale of unit " + std::to_string(unit) + " has " + std::to_string(bytes.size()) + " bytes, not 4");
+  const float x = std::bit_cast<float>(bits), inverse = GlobalScaleIn(OutputLayout::kCompressedTensors, x);
+  if (!std::isnormal(inverse)) {
+    return Unsupported("a scale of unit " + std::to_string(unit) + " is " + std::to_string(x) +
+                       ", whose reciprocal no float32 holds, and compressed-tensors wants that; `jobctl export` with --layout modelopt writes it as it is");
+  }
+  Bytes raw;
+  PutLe(&raw, std::bit_cast<uint32_t>(inverse));
+  std::copy(raw.begin(), raw.end(), bytes.begin());
+  return OkStatus();
+}
+
 }  // namespace
 
 // Chunks in the byte order of the file, checked against its layout before anything is written.
@@ -20,17 +38,18 @@ Result<std::vector<ChunkJob>> OutputWriter::Chunks() const {
   std::vector<ChunkJob> jobs;
   for (size_t i = 0; i < file_.layout.tensors.size(); ++i) {
     const TensorInfo& want = file_.layout.tensors[i];
-    const uint32_t unit = file_.units[i];
-    const StoredTensor* t = units_.Find(unit, want.name);
+    const TensorOrigin& from = file_.origins[i];
+    const StoredTensor* t = units_.Find(from.unit, from.name);
     if (t == nullptr)
-      return Corrupt("unit " + std::to_string(unit) + " was evicted without tensor " + want.name);
+      return Corrupt("unit " + std::to_string(from.unit) + " was evicted without tensor " + from.name);
     uint64_t bytes = 0;
     for (const StoredTensor::Piece& p : t->pieces) {
-      jobs.push_back({unit, p.pack, p.chunk, units_.RawLen(unit, p)});
+      jobs.push_back({from.unit, p.pack, p.chunk, units_.RawLen(from.unit, p), from.change});
       bytes += jobs.back().raw_len;
     }
-    if (t->dtype != want.dtype || t->shape != want.shape || bytes != want.bytes) {
-      return Corrupt("tensor " + want.name +
+    const bool shaped = from.change == Change::kNone ? t->shape == want.shape : t->shape.empty();
+    if (t->dtype != want.dtype || !shaped || bytes != want.bytes) {
+      return Corrupt("tensor " + from.name +
                      " was evicted with another dtype, shape or length than the plan has");
     }
   }
@@ -46,8 +65,10 @@ Result<Digest> OutputWriter::Stream() {
   hasher.Update(file_.layout.header);
   HOLDFAST_TRY(pages_->AppendCopy(file_.layout.header));
   HOLDFAST_TRY(Written());
-  const ChunkReader read = [this](const ChunkJob& job, std::span<uint8_t> bytes, const DigestFunction& sha256) {
-    return units_.Read(job.unit, job.pack, job.chunk, bytes, sha256);
+  const ChunkReader read = [this](const ChunkJob& job, std::span<uint8_t> bytes, const DigestFunction& sha256) -> Status {
+    HOLDFAST_TRY(units_.Read(job.unit, job.pack, job.chunk, bytes, sha256));
+    if (job.change == Change::kReciprocal) HOLDFAST_TRY(Invert(job.unit, bytes));
+    return OkStatus();
   };
   const ChunkSink write = [this](std::span<uint8_t> bytes) -> Status {
     HOLDFAST_TRY(pages_->Append(bytes));

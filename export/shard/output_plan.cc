@@ -9,9 +9,9 @@
 namespace holdfast {
 namespace {
 
-OutputTensor Make(uint32_t unit, std::string name, DType dtype, std::vector<uint64_t> shape) {
+OutputTensor Make(TensorOrigin origin, std::string name, DType dtype, std::vector<uint64_t> shape) {
   OutputTensor t;
-  t.unit = unit;
+  t.origin = std::move(origin);
   t.info.bytes = DTypeBytes(dtype);
   for (const uint64_t d : shape) t.info.bytes *= d;
   t.info.name = std::move(name);
@@ -21,9 +21,9 @@ OutputTensor Make(uint32_t unit, std::string name, DType dtype, std::vector<uint
 }
 
 // Scales are buffers of the exporting module, not parameters: they do not count in total_parameters.
-bool IsScale(const std::string& name) {
-  return name.ends_with(".weight_scale") || name.ends_with(".weight_scale_2") ||
-         name.ends_with(".input_scale");
+bool IsScale(const std::string& name, OutputLayout layout) {
+  const SiteNames& as = NamesIn(layout);
+  return name.ends_with(as.scales) || name.ends_with(as.global) || name.ends_with(as.input);
 }
 
 uint64_t Elements(const TensorInfo& t) { return t.bytes / DTypeBytes(t.dtype); }
@@ -40,12 +40,12 @@ std::vector<const UnitPlan*> ModuleOrder(const Plan& plan) {
 using Shard = std::vector<OutputTensor>;
 
 // Greedy filling as huggingface_hub does it: an oversized tensor becomes a file at once, the file being filled stays open.
-std::vector<Shard> FillShards(const Plan& plan, uint64_t shard_bytes) {
+std::vector<Shard> FillShards(const Plan& plan, uint64_t shard_bytes, OutputLayout layout) {
   std::vector<Shard> shards;
   Shard current;
   uint64_t filled = 0;
   for (const UnitPlan* unit : ModuleOrder(plan)) {
-    for (OutputTensor& t : OutputTensorsOf(plan, *unit)) {
+    for (OutputTensor& t : OutputTensorsOf(plan, *unit, layout)) {
       if (t.info.bytes > shard_bytes) {
         shards.push_back({std::move(t)});
         continue;
@@ -72,46 +72,51 @@ std::string FileName(size_t index, size_t count) {
 OutputFile MakeFile(std::string name, const Shard& shard) {
   OutputFile file;
   file.name = std::move(name);
-  std::map<std::string, uint32_t> unit_of;
+  std::map<std::string, TensorOrigin> origins;
   std::vector<TensorInfo> infos;
   for (const OutputTensor& t : shard) {
-    unit_of[t.info.name] = t.unit;
+    origins[t.info.name] = t.origin;
     infos.push_back(t.info);
   }
   file.layout = LayOutSafetensors(std::move(infos));
-  for (const TensorInfo& t : file.layout.tensors) file.units.push_back(unit_of[t.name]);
+  for (const TensorInfo& t : file.layout.tensors) file.origins.push_back(std::move(origins[t.name]));
   return file;
 }
 
 }  // namespace
 
-std::vector<OutputTensor> OutputTensorsOf(const Plan& plan, const UnitPlan& unit) {
+std::vector<OutputTensor> OutputTensorsOf(const Plan& plan, const UnitPlan& unit, OutputLayout layout) {
+  const SiteNames &as = NamesIn(layout), &in = NamesIn(kStoredLayout);
+  const bool inverse = layout != kStoredLayout;
+  const Change change = inverse ? Change::kReciprocal : Change::kNone;
+  const std::vector<uint64_t> scalar(inverse ? 1u : 0u, 1u);   // [1] or []
   std::map<std::string, const SitePlan*> sites;
   for (const SitePlan& s : unit.sites) sites[s.module + ".weight"] = &s;
   std::vector<OutputTensor> out;
   for (const TensorPlan& t : unit.tensors) {
     const auto site = sites.find(t.name);
     if (site == sites.end()) {
-      out.push_back(Make(unit.id, t.name, t.dtype, t.shape));
+      out.push_back(Make({unit.id, t.name}, t.name, t.dtype, t.shape));
       continue;
     }
     const SitePlan& s = *site->second;
-    out.push_back(Make(unit.id, t.name, DType::kU8, {s.rows, s.cols / 2}));
-    out.push_back(Make(unit.id, t.name + "_scale", DType::kF8E4M3, {s.rows, s.cols / kNvfp4Block}));
-    out.push_back(Make(unit.id, t.name + "_scale_2", DType::kF32, {}));
-    if (plan.input_scales) out.push_back(Make(unit.id, s.module + ".input_scale", DType::kF32, {}));
+    out.push_back(Make({unit.id, s.module + in.codes}, s.module + as.codes, DType::kU8, {s.rows, s.cols / 2}));
+    out.push_back(Make({unit.id, s.module + in.scales}, s.module + as.scales, DType::kF8E4M3, {s.rows, s.cols / kNvfp4Block}));
+    out.push_back(Make({unit.id, s.module + in.global, change}, s.module + as.global, DType::kF32, scalar));
+    if (plan.input_scales) out.push_back(Make({unit.id, s.module + in.input, change}, s.module + as.input, DType::kF32, scalar));
   }
   return out;
 }
 
-OutputPlan PlanOutput(const Plan& plan, uint64_t shard_bytes) {
+OutputPlan PlanOutput(const Plan& plan, uint64_t shard_bytes, OutputLayout layout) {
   OutputPlan out;
-  const std::vector<Shard> shards = FillShards(plan, shard_bytes);
+  out.layout = layout;
+  const std::vector<Shard> shards = FillShards(plan, shard_bytes, layout);
   for (size_t i = 0; i < shards.size(); ++i) {
     out.files.push_back(MakeFile(FileName(i, shards.size()), shards[i]));
     for (const OutputTensor& t : shards[i]) {
       out.total_size += t.info.bytes;
-      if (!IsScale(t.info.name)) out.total_parameters += Elements(t.info);
+      if (!IsScale(t.info.name, layout)) out.total_parameters += Elements(t.info);
     }
   }
   return out;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// V020-V032: what config.json and hf_quant_config.json say. vLLM reads config.json and falls back to the other file;
-// TensorRT-LLM reads hf_quant_config.json first. So both must be there and agree, but only the first can break vLLM.
+// V020-V032, V037-V039: what config.json and hf_quant_config.json say. vLLM reads config.json and falls back to the other file;
+// TensorRT-LLM reads hf_quant_config.json first. So both must be there and agree, but only the first can break vLLM. The second belongs to the
+// layout of Model-Optimizer; compressed-tensors says everything in config.json.
 #include <algorithm>
+#include <set>
 
 #include "export/verify/output_view.h"
 
@@ -12,13 +14,14 @@ namespace {
 constexpr char kConfig[] = "config.json";
 constexpr char kHfQuant[] = "hf_quant_config.json";
 constexpr uint64_t kConfigMax = 64u << 20;
+constexpr char kMissing[] = "the file is missing";
 
 // The document, or null when it is missing or not an object; why it is null goes to `problem`.
 Result<Json> ReadObject(OutputView* view, const char* name, std::string* problem) {
   const Result<Bytes> text = view->fs.ReadFile(JoinPath(view->dir, name), kConfigMax);
   if (!text.ok()) {
     if (text.code() != ErrorCode::kNotFound && text.code() != ErrorCode::kResourceExhausted) return text.error();
-    *problem = text.code() == ErrorCode::kNotFound ? "the file is missing" : text.error().message;
+    *problem = text.code() == ErrorCode::kNotFound ? kMissing : text.error().message;
     return Json();
   }
   const Result<Json> json = ParseJson(AsText(*text), name);
@@ -101,7 +104,7 @@ void CheckExclude(OutputView* view, const Json& q, const char* file) {
   view->config.exclude = *names;
   view->config.understood = true;
   if (!view->config.Excludes("lm_head")) {
-    view->sink.Add("V028", file, "lm_head is not excluded: vLLM refuses the model, tied or not; add \"lm_head\" to the list");
+    view->sink.Add("V028", file, "lm_head is not excluded: loaders refuse the model, tied or not; add \"lm_head\" to the list");
   }
 }
 
@@ -115,8 +118,93 @@ bool CheckAlgo(OutputView* view, const Json* algo, const char* file) {
   return false;
 }
 
+// ---- compressed-tensors ----
+
+// vLLM takes these arguments for NVFP4, and none else. Keys of the library 0.18: it refuses a config with any other.
+void CheckCompressedArgs(OutputView* view, const Json& args, const std::string& where, bool inputs) {
+  static const std::set<std::string> known = {"actorder", "block_structure", "dynamic", "group_size", "num_bits", "observer", "observer_kwargs",
+                                              "scale_dtype", "strategy", "symmetric", "type", "zp_dtype"};
+  const auto is = [&](const char* key, const Json& want) { return Member(args, key) != nullptr && *Member(args, key) == want; };
+  const bool dynamic = inputs ? is("dynamic", "local") : Member(args, "dynamic") == nullptr || is("dynamic", false);
+  if (!SoundArgs(&args) || !is("strategy", "tensor_group") || !is("symmetric", true) || !dynamic) {
+    view->sink.Add("V027", kConfig, where + " is not 4-bit float, symmetric, of strategy tensor_group, " + (inputs ? "dynamic \"local\"" : "not dynamic"));
+  }
+  if (!IsSixteen(Member(args, "group_size"))) {
+    view->sink.Add("V025", kConfig, where + ": group_size is " + Text(Member(args, "group_size")) + ", expected 16");
+  }
+  for (const auto& [key, value] : args.items()) {
+    if (!known.contains(key)) view->sink.Add("V039", kConfig, where + "." + key + ": compressed-tensors refuses a config with keys that it does not know");
+  }
+  if (is("actorder", "group") || is("actorder", "dynamic")) {
+    view->sink.Add("V039", kConfig, where + ".actorder is " + Text(Member(args, "actorder")) + ": vLLM refuses reordered columns");
+  }
+}
+
+void CheckCompressedGroup(OutputView* view, const Json& group, const std::string& where) {
+  static const std::set<std::string> known = {"format", "input_activations", "output_activations", "targets", "weights"};
+  if (!group.is_object()) return view->sink.Add("V027", kConfig, where + " is not an object");
+  for (const auto& [key, value] : group.items()) {
+    if (!known.contains(key)) view->sink.Add("V039", kConfig, where + "." + key + ": compressed-tensors refuses a config with keys that it does not know");
+  }
+  if (const Json* format = Member(group, "format"); format != nullptr && *format != kCompressedFormat) {
+    view->sink.Add("V037", kConfig, where + ".format is " + Text(format) + ", expected \"" + kCompressedFormat + "\"");
+  }
+  if (Member(group, "targets") == nullptr || *Member(group, "targets") != Json::array({"Linear"})) {
+    view->sink.Add("V027", kConfig, where + ".targets is " + Text(Member(group, "targets")) + ", expected [\"Linear\"]: every linear that is not ignored");
+  }
+  if (Member(group, "output_activations") != nullptr) view->sink.Add("V027", kConfig, where + ".output_activations is there; NVFP4 quantizes none");
+  const Json* weights = Member(group, "weights");
+  const Json* inputs = Member(group, "input_activations");
+  if (weights == nullptr || !weights->is_object()) {
+    view->sink.Add("V027", kConfig, where + ".weights is missing");
+  } else {
+    CheckCompressedArgs(view, *weights, where + ".weights", false);
+  }
+  if (inputs != nullptr && !inputs->is_object()) {
+    view->sink.Add("V027", kConfig, where + ".input_activations is neither an object nor null");
+  } else if (inputs != nullptr) {
+    CheckCompressedArgs(view, *inputs, where + ".input_activations", true);
+  }
+  view->config.weight_only = inputs == nullptr;
+}
+
+void CheckCompressedConfig(OutputView* view, const Json& q) {
+  if (const Json* format = Member(q, "format"); format == nullptr || *format != kCompressedFormat) {
+    view->sink.Add("V037", kConfig, "quantization_config.format is " + Text(format) + ", expected \"" + kCompressedFormat + "\"");
+  }
+  if (const Json* status = Member(q, "quantization_status"); status == nullptr || *status != "compressed") {
+    view->sink.Add("V038", kConfig, "quantization_config.quantization_status is " + Text(status) + ", expected \"compressed\": transformers would leave the weights out in silence");
+  }
+  for (const char* key : {"sparsity_config", "transform_config"}) {
+    const Json* value = Member(q, key);
+    if (value != nullptr && !value->empty()) view->sink.Add("V039", kConfig, std::string("quantization_config.") + key + " is not empty");
+  }
+  const Json* groups = Member(q, "config_groups");
+  if (groups == nullptr || !groups->is_object() || groups->size() != 1) {
+    view->sink.Add("V027", kConfig, "quantization_config.config_groups is not one group: one scheme for all linears");
+  } else {
+    CheckCompressedGroup(view, *groups->begin(), "quantization_config.config_groups." + groups->begin().key());
+  }
+  CheckExclude(view, q, kConfig);
+  view->config.kv_declared = Member(q, "kv_cache_scheme") != nullptr;
+}
+
+// Also where quant_method is missing or wrong, if the rest is in no other way Model-Optimizer's.
+bool IsCompressed(const Json& q) {
+  const Json* method = Member(q, "quant_method");
+  if (method != nullptr && *method == kCompressedMethod) return true;
+  return (method == nullptr || *method != "modelopt") && Member(q, "format") != nullptr && Member(q, "quant_algo") == nullptr;
+}
+
 void CheckQuantizationConfig(OutputView* view, const Json& q) {
   const Json* method = Member(q, "quant_method");
+  if (IsCompressed(q)) {
+    view->config.layout = OutputLayout::kCompressedTensors;
+    if (method == nullptr || *method != kCompressedMethod) {
+      view->sink.Add("V023", kConfig, "quantization_config.quant_method is " + Text(method) + ", expected \"" + kCompressedMethod + "\"");
+    }
+    return CheckCompressedConfig(view, q);
+  }
   if (method == nullptr || *method != "modelopt") {
     view->sink.Add("V023", kConfig, "quantization_config.quant_method is " + Text(method) + ", expected \"modelopt\"");
   }
@@ -193,8 +281,14 @@ Status CheckConfigs(OutputView* view) {
   if (const Json* tied = find("tie_word_embeddings"); tied != nullptr && tied->is_boolean()) view->config.tied = tied->get<bool>();
   if (const Json* n = find("num_hidden_layers"); n != nullptr && n->is_number_unsigned()) view->config.layers = n->get<uint64_t>();
 
+  const Json* q = find("quantization_config");
+  if (q != nullptr && q->is_object() && IsCompressed(*q)) {
+    CheckQuantizationConfig(view, *q);
+    if (hf_problem != kMissing) view->sink.Add("V031", kHfQuant, "the file is there: engines that read it first look for Model-Optimizer's tensors");
+    return OkStatus();
+  }
   const Json* hf = CheckHfQuantConfig(view, hf_file, hf_problem);
-  if (const Json* q = find("quantization_config"); q != nullptr && q->is_object()) {
+  if (q != nullptr && q->is_object()) {
     CheckQuantizationConfig(view, *q);
     if (hf != nullptr) CompareConfigs(view, *q, *hf);
   } else if (hf != nullptr) {

@@ -20,13 +20,15 @@
 namespace holdfast {
 
 struct ConfigFacts {
+  OutputLayout layout = OutputLayout::kModelopt;
   bool understood = false;               // exclude and weight_only can be relied on
   bool weight_only = false;              // W4A16_NVFP4
   bool kv_declared = false;
   std::vector<std::string> exclude;
   std::optional<bool> tied;              // tie_word_embeddings
   std::optional<uint64_t> layers;        // num_hidden_layers
-  bool Excludes(const std::string& module) const { return IsExcluded(exclude, module); }
+  bool Excludes(const std::string& module) const { return IsLeftOut(layout, exclude, module); }
+  const SiteNames& names() const { return NamesIn(layout); }
 };
 
 struct SiteView {                        // one quantized linear as the file holds it
@@ -39,7 +41,7 @@ struct SiteView {                        // one quantized linear as the file hol
   const TensorInfo* scale2 = nullptr;
   const TensorInfo* input = nullptr;
   bool readable = false;                 // weight, scale and scale2 have the right dtype and shape
-  float scale2_value = 0, input_value = 0;  // filled by CheckValues; 0 when unreadable
+  float scale2_value = 0, input_value = 0;  // as stored; filled by CheckValues; 0 when unreadable
 };
 
 struct PlainView {                       // a tensor that is not quantized
@@ -92,7 +94,7 @@ struct OutputView {
 Status CheckDirectory(OutputView* view);
 // V006-V010: opens the shards and the index, fills `shards` and `tensors`.
 Status CheckShards(OutputView* view);
-// V020-V032: the two configs, fills `config`.
+// V020-V032, V037-V039: the two configs, fills `config`.
 Status CheckConfigs(OutputView* view);
 // V033-V049: names, dtypes, shapes and the exclude list against them; fills `sites` and `plain`.
 Status CheckTensors(OutputView* view);

@@ -99,8 +99,9 @@ class SourceComparer {
   }
 
   Status CompareSite(const SiteView& site, const SourceModel::Place& place, float scale2) {
-    if (std::bit_cast<uint32_t>(scale2) != std::bit_cast<uint32_t>(site.scale2_value)) {
-      view_.sink.Add("V081", site.scale2->name, "the value is " + FloatText(site.scale2_value) + ", the source's weights give " + FloatText(scale2));
+    const float stored = GlobalScaleIn(view_.config.layout, scale2);
+    if (std::bit_cast<uint32_t>(stored) != std::bit_cast<uint32_t>(site.scale2_value)) {
+      view_.sink.Add("V081", site.scale2->name, "the value is " + FloatText(site.scale2_value) + ", the source's weights give " + FloatText(stored));
     }
     const uint64_t width = DTypeBytes(place.tensor->dtype) * kNvfp4Block;
     const uint64_t blocks = site.rows * (site.cols / kNvfp4Block);

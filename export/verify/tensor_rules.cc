@@ -9,8 +9,6 @@
 namespace holdfast {
 namespace {
 
-constexpr const char* kParts[] = {".weight", ".weight_scale", ".weight_scale_2", ".input_scale"};
-
 bool IsFloat(DType t) { return t == DType::kBF16 || t == DType::kF16 || t == DType::kF32; }
 
 // The layer of a tensor or module: everything up to its first number ("model.layers.3").
@@ -37,7 +35,7 @@ PlainView::Kind KindOf(const TensorInfo& t) {
 
 class TensorChecker {
  public:
-  explicit TensorChecker(OutputView* view) : view_(*view) {}
+  explicit TensorChecker(OutputView* view) : view_(*view), names_(view->config.names()) {}
 
   void Run() {
     if (view_.options.expected != nullptr) {
@@ -91,7 +89,7 @@ class TensorChecker {
 
   const TensorInfo* Require(const std::string& name) {
     const TensorInfo* t = Claim(name);
-    if (t == nullptr) view_.sink.Add("V040", name, "the tensor is missing; vLLM would run on whatever memory holds, without a word");
+    if (t == nullptr) view_.sink.Add("V040", name, "the tensor is missing; engines would run on whatever memory holds, without a word");
     return t;
   }
 
@@ -135,8 +133,8 @@ class TensorChecker {
   void DiscoverSites() {
     std::set<std::string> modules;
     for (const auto& [name, place] : view_.tensors) {
-      const bool scale = name.ends_with(".weight_scale") || name.ends_with(".weight_scale_2");
-      if (scale || (name.ends_with(".weight") && DTypeBytes(place.tensor->dtype) == 1)) modules.insert(ModuleOf(name));
+      const bool scale = name.ends_with(names_.scales) || name.ends_with(names_.global);
+      if (scale || (name.ends_with(names_.codes) && DTypeBytes(place.tensor->dtype) == 1)) modules.insert(ModuleOf(name));
     }
     for (const std::string& module : modules) {
       SiteView site;
@@ -149,6 +147,7 @@ class TensorChecker {
   void DiscoverPlain() {
     for (const auto& [name, place] : view_.tensors) {
       if (claimed_.contains(name) || !(name.ends_with(".weight") || name.ends_with(".bias"))) continue;
+      if (name.ends_with(".weight") && claimed_.contains(ModuleOf(name) + names_.codes)) continue;   // beside a packed one: a leftover
       claimed_.insert(name);
       if (IsFloat(place.tensor->dtype)) {
         AddPlain(*place.tensor);
@@ -175,6 +174,7 @@ class TensorChecker {
 
   // A float matrix where codes belong. Unless it is excluded, engines cast it to bytes: CheckExcludes says so.
   bool IsPlainInstead(SiteView* site) {
+    if (site->weight == nullptr) site->weight = view_.Find(site->module + ".weight");   // where codes have another name
     if (site->weight == nullptr || !IsFloat(site->weight->dtype) || site->weight->shape.size() != 2) return false;
     claimed_.insert(site->weight->name);
     AddPlain(*site->weight);
@@ -182,7 +182,7 @@ class TensorChecker {
       view_.sink.Add("V042", site->weight->name, std::string("dtype is ") + DTypeName(site->weight->dtype) +
                                                      ", expected U8: this recipe quantizes the linear");
     } else {
-      for (const char* part : kParts) claimed_.insert(site->module + part);
+      for (const char* part : {names_.codes, names_.scales, names_.global, names_.input}) claimed_.insert(site->module + part);
     }
     site->weight = nullptr;
     return true;
@@ -190,7 +190,9 @@ class TensorChecker {
 
   void CheckScalar(const TensorInfo& t, bool* ok) {
     Type(t, DType::kF32, ok);
-    if (t.shape == std::vector<uint64_t>{1}) {
+    if (view_.config.layout == OutputLayout::kCompressedTensors) {
+      Shape(t, {1}, ok);
+    } else if (t.shape == std::vector<uint64_t>{1}) {
       view_.sink.Add("V044", t.name, "shape is [1], Model-Optimizer writes []; dense linears load, experts have not always");
     } else {
       Shape(t, {}, ok);
@@ -214,17 +216,17 @@ class TensorChecker {
   }
 
   void CheckSite(SiteView* site) {
-    site->weight = view_.Find(site->module + ".weight");
+    site->weight = view_.Find(site->module + names_.codes);
     if (IsPlainInstead(site)) return;
-    site->weight = Require(site->module + ".weight");
-    site->scale = Require(site->module + ".weight_scale");
-    site->scale2 = Require(site->module + ".weight_scale_2");
+    site->weight = Require(site->module + names_.codes);
+    site->scale = Require(site->module + names_.scales);
+    site->scale2 = Require(site->module + names_.global);
     if (WeightOnly()) {
-      if (view_.Find(site->module + ".input_scale") != nullptr) {
-        view_.sink.Add("V041", Claim(site->module + ".input_scale")->name, "a weight-only model (W4A16_NVFP4) has no input scales");
+      if (view_.Find(site->module + names_.input) != nullptr) {
+        view_.sink.Add("V041", Claim(site->module + names_.input)->name, "a weight-only model has no input scales");
       }
     } else {
-      site->input = Require(site->module + ".input_scale");
+      site->input = Require(site->module + names_.input);
     }
     bool ok = site->weight != nullptr && site->scale != nullptr && site->scale2 != nullptr;
     if (site->weight != nullptr) Type(*site->weight, DType::kU8, &ok);
@@ -253,7 +255,7 @@ class TensorChecker {
         view_.sink.Add("V049", name, "loaders compute this buffer and skip the stored one");
       } else if (name.ends_with(".k_scale") || name.ends_with(".v_scale")) {
         if (!view_.config.kv_declared) view_.sink.Add("V032", name, "a KV cache scale, but no config declares a quantized KV cache");
-      } else if (view_.options.expected != nullptr || LooksQuantized(name)) {
+      } else if (view_.options.expected != nullptr || LooksQuantized(name) || claimed_.contains(ModuleOf(name) + names_.codes)) {
         view_.sink.Add("V041", name, "nothing in the model asks for this tensor; vLLM stops at it (\"no module or parameter named\")");
       }
     }
@@ -303,12 +305,13 @@ class TensorChecker {
       if (l.excluded && l.quantized) {
         view_.sink.Add("V033", l.module, "the exclude list names it, but its weight is quantized: vLLM expects a plain matrix here");
       } else if (!l.excluded && !l.quantized) {
-        view_.sink.Add("V035", l.module, "its weight is not quantized, but no pattern of the exclude list matches: vLLM would cast it to bytes");
+        view_.sink.Add("V035", l.module, "its weight is not quantized, but nothing in the exclude list matches: engines would take its numbers for packed codes");
       }
     }
   }
 
   OutputView& view_;
+  const SiteNames& names_;
   std::set<std::string> claimed_;
 };
 

@@ -30,6 +30,9 @@ constexpr float kBlockRuleMin = 1e-30f;       // scale2 from which the derivatio
 constexpr float kAmaxPerScale = 2688.0f;
 constexpr uint64_t kNone = UINT64_MAX;
 
+// amax / 2688, whichever way it is stored; 0 where it is missing.
+float Multiplier(const OutputView& view, float stored) { return stored == 0 ? 0 : GlobalScaleIn(view.config.layout, stored); }
+
 struct ScaleStats {           // of one site
   uint8_t max_scale = 0;
   bool all_zero = true;       // every code is +0
@@ -85,7 +88,8 @@ Status ScanSite(OutputView* view, const SiteView& site, ScaleStats* stats) {
   const uint64_t blocks = site.rows * (site.cols / kNvfp4Block);
   const uint64_t step = OutputView::kStreamBytes / 8;
   Bytes codes(std::min(step, blocks) * 8), scales(std::min(step, blocks));
-  const bool check_blocks = site.scale2_value >= kBlockRuleMin && std::isfinite(site.scale2_value);
+  const float scale2 = Multiplier(*view, site.scale2_value);
+  const bool check_blocks = scale2 >= kBlockRuleMin && std::isfinite(scale2);
   for (uint64_t at = 0; at < blocks; at += step) {
     const uint64_t n = std::min(step, blocks - at);
     HOLDFAST_TRY(view->Read(*site.weight, at * 8, std::span(codes).first(n * 8)));
@@ -164,8 +168,8 @@ void CheckSharing(OutputView* view) {
     }
   }
   for (const auto& [key, set] : groups) {
-    CheckShared(view, set, &SiteView::scale2_value, ".weight_scale_2");
-    CheckShared(view, set, &SiteView::input_value, ".input_scale");
+    CheckShared(view, set, &SiteView::scale2_value, view->config.names().global);
+    CheckShared(view, set, &SiteView::input_value, view->config.names().input);
   }
 }
 
@@ -180,7 +184,7 @@ void CheckSetMaximum(OutputView* view, const std::vector<size_t>& set, const std
   if (!complete || zero || top == kScaleMax) return;
   const SiteView& first = view->sites[set.front()];
   view->sink.Add("V062", first.module, "the largest block scale of its set of " + std::to_string(set.size()) + " is " +
-                                           FloatText(E4m3ToFloat(top)) + ", expected 448: weight_scale_2 is not of these weights");
+                                           FloatText(E4m3ToFloat(top)) + ", expected 448: " + (view->config.names().global + 1) + " is not of these weights");
 }
 
 // ---- conventions ----
@@ -194,22 +198,23 @@ float Median(std::vector<float> values) {
 // A reciprocal shows by lying on the wrong side of 1: weights of a model are far below 2688, activations mostly so.
 // Exactly 1 is what an amax of 0 gets, and says nothing.
 void CheckConventions(OutputView* view) {
+  const SiteNames& names = view->config.names();
+  const std::string here = view->config.layout == OutputLayout::kModelopt ? ": stored as a reciprocal? Here it is amax/2688" : ": stored as a multiplier? Here it is 2688/amax";
   std::vector<float> inputs;
   for (const SiteView& site : view->sites) {
-    if (site.scale2_value > 1) {
-      view->sink.Add("V068", site.module + ".weight_scale_2", FloatText(site.scale2_value) + " implies weights up to " +
-                     FloatText(site.scale2_value * kAmaxPerScale) + ": stored as a reciprocal? Here it is amax/2688");
+    const float scale2 = Multiplier(*view, site.scale2_value), input = Multiplier(*view, site.input_value);
+    if (scale2 > 1) {
+      view->sink.Add("V068", site.module + names.global, FloatText(site.scale2_value) + " implies weights up to " + FloatText(scale2 * kAmaxPerScale) + here);
     }
-    if (site.input_value == 0 || site.input_value == 1) continue;
-    inputs.push_back(site.input_value);
-    const float amax = site.input_value * kAmaxPerScale;
+    if (input == 0 || input == 1) continue;
+    inputs.push_back(input);
+    const float amax = input * kAmaxPerScale;
     if (amax < 1e-4f || amax > 1e6f) {
-      view->sink.Add("V070", site.module + ".input_scale", FloatText(site.input_value) + " implies activations up to " + FloatText(amax));
+      view->sink.Add("V070", site.module + names.input, FloatText(site.input_value) + " implies activations up to " + FloatText(amax));
     }
   }
   if (!inputs.empty() && Median(inputs) > 1) {
-    view->sink.Add("V069", "input_scale", "the median over " + std::to_string(inputs.size()) + " linears is " + FloatText(Median(inputs)) +
-                                              ": stored as reciprocals? Here it is amax/2688, far below 1");
+    view->sink.Add("V069", names.input + 1, "half of " + std::to_string(inputs.size()) + " linears would see activations over " + FloatText(Median(inputs) * kAmaxPerScale) + here);
   }
 }
 

@@ -10,7 +10,7 @@ namespace holdfast {
 namespace {
 
 constexpr const char* kFirstLine = "holdfast run directory";
-constexpr uint32_t kKnownRoCompat = 0, kKnownIncompat = kIncompatOmissions;   // feature bits
+constexpr uint32_t kKnownRoCompat = 0, kKnownIncompat = kIncompatOmissions | kIncompatLayout;   // feature bits
 
 Result<SealedText> Load(FileSystem& fs, const RunLayout& layout) {
   auto format = ReadSealedText(fs, layout.FormatFile(), kFirstLine);

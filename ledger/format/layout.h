@@ -48,6 +48,8 @@ Status CheckFormat(FileSystem& fs, const RunLayout& layout);
 Status CheckFormatForWriting(FileSystem& fs, const RunLayout& layout);
 // Feature bit (incompat): the job may leave samples out. A reader that does not know the records that say so takes its layers for others.
 inline constexpr uint32_t kIncompatOmissions = 1;
+// Feature bit (incompat): the job names the layout of its output. A merge that does not know it would write another one.
+inline constexpr uint32_t kIncompatLayout = 2;
 // Publishes FORMAT if there is none yet (through Publish, so two starters cannot tear it), with these incompat bits. kInvalidArgument: one is
 // there that lacks some of them.
 Status EnsureFormat(FileSystem& fs, const RunLayout& layout, const Nonce& incarnation, uint32_t incompat = 0);

@@ -85,6 +85,7 @@ Json JobSpec::ToJson() const {
   if (!name.empty()) j["name"] = name;
   if (!config.empty()) j["config"] = config;
   if (skip_samples != 0) j["skip_samples"] = skip_samples;
+  if (!layout.empty()) j["layout"] = layout;
   return j;
 }
 
@@ -96,7 +97,8 @@ Result<JobSpec> JobSpec::FromJson(const Json& j) {
       .Get("seq_len", &s.seq_len).Get("shard_bytes", &s.shard_bytes).Get("calib_sha256", &s.calib_sha256)
       .Get("tokens_sha256", &s.tokens_sha256).Array("weights", &s.weights, ReadFile).Array("sidecars", &s.sidecars, ReadFile)
       .Optional("name", &s.name).AtMost("name", s.name, kNameBytesMax)
-      .Optional("config", &s.config).AtMost("config", s.config, kConfigBytesMax).Optional("skip_samples", &s.skip_samples).status());
+      .Optional("config", &s.config).AtMost("config", s.config, kConfigBytesMax).Optional("skip_samples", &s.skip_samples)
+      .Optional("layout", &s.layout).AtMost("layout", s.layout, kNameBytesMax).status());
   return s;
 }
 

@@ -127,6 +127,7 @@ struct JobSpec {             // J, part 0; immutable. Everything that decides th
   uint32_t skip_samples = 0; // at most so many of them may be left out (OmitRecord); 0: a sample that cannot be computed fails the job
   uint32_t seq_len = 0;      // maximum tokens of one
   uint64_t shard_bytes = 0;  // maximum bytes of an output file
+  std::string layout;        // of the output, as --layout names it; "" = modelopt
   std::string config;        // text of the source's config.json as pinned: a node plans memory without reading the source; "" = older writer
   Digest calib_sha256;       // of the calibration file's bytes
   Digest tokens_sha256;      // over all token ids (u32 LE) of all samples, each preceded by its length (u32 LE)

@@ -268,6 +268,34 @@ TEST(OutputPlan, SitesBecomeFourTensors) {
   EXPECT_EQ(tensors[3].info.name, "model.layers.0.self_attn.q_proj.input_scale");
 }
 
+// Packs know one spelling; the other is what the output plan makes of it.
+TEST(OutputPlan, CompressedTensorsSpellsThemOtherwise) {
+  const Plan plan = LlamaPlan({});
+  const auto stored = OutputTensorsOf(plan, plan.units[0]), tensors = OutputTensorsOf(plan, plan.units[0], OutputLayout::kCompressedTensors);
+  ASSERT_EQ(tensors.size(), stored.size());
+  const std::string q = "model.layers.0.self_attn.q_proj";
+  const char* const names[] = {".weight_packed", ".weight_scale", ".weight_global_scale", ".input_global_scale"};
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    EXPECT_EQ(tensors[i].origin.name, stored[i].info.name);
+    EXPECT_EQ(tensors[i].info.bytes, stored[i].info.bytes);
+    const bool scalar = i < 28 && i % 4 >= 2;
+    EXPECT_EQ(tensors[i].origin.change == Change::kReciprocal, scalar) << tensors[i].info.name;
+    EXPECT_EQ(tensors[i].info.shape, scalar ? std::vector<uint64_t>{1} : stored[i].info.shape);
+    if (i < 4) {
+      EXPECT_EQ(tensors[i].info.name, q + names[i]);
+    }
+    if (i >= 28) {
+      EXPECT_EQ(tensors[i].info.name, stored[i].info.name);
+    }
+  }
+  for (const uint64_t limit : {5'000ull, 60'000ull, 1'000'000'000ull}) {
+    const OutputPlan a = PlanOutput(plan, limit), b = PlanOutput(plan, limit, OutputLayout::kCompressedTensors);
+    EXPECT_EQ(a.files.size(), b.files.size());
+    EXPECT_EQ(a.total_size, b.total_size);
+    EXPECT_EQ(a.total_parameters, b.total_parameters);
+  }
+}
+
 // ---- ParallelFor ----
 
 TEST(ParallelFor, VisitsEachIndexOnce) {

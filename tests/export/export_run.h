@@ -221,6 +221,15 @@ class ExportRun {
     return RunMerge(fs_, state, *writer, merge);
   }
 
+  // What `jobctl export` does, once its attempt has a number.
+  Result<Digest> Export(const std::string& out, OutputLayout layout, uint64_t attempt = 1, uint32_t threads = 2) {
+    RunState state(fs_, layout_);
+    HOLDFAST_TRY(state.Refresh());
+    MergeOptions merge;
+    merge.threads = threads;
+    return RunExport(fs_, state, {.out = out, .layout = layout, .staging_prefix = ".again.", .attempt = attempt}, merge);
+  }
+
   FileSystem& fs() { return fs_; }
   JobSpec& job() { return job_; }
   const Plan& plan() const { return plan_; }

@@ -31,9 +31,10 @@ Json GoldenAmax(const std::string& dir) {
 }
 
 // Evicts and merges `dir`'s source in memory and returns the output directory.
-std::map<std::string, Bytes> Export(const std::string& dir, const LlamaShape& shape) {
+std::map<std::string, Bytes> Export(const std::string& dir, const LlamaShape& shape, const std::string& layout = "") {
   SimFileSystem fs;
   ExportRun run(fs, "/w", LlamaPlan(shape));
+  run.job().layout = layout;
   run.AddWeights(ReadGolden(dir + "_src/model.safetensors"));
   run.AddSidecar("config.json", SourceConfig(dir));
   run.AddSidecar("generation_config.json", ReadGolden(dir + "/generation_config.json"));
@@ -79,6 +80,41 @@ struct Tensors {
 bool SameBytes(ByteSpan a, ByteSpan b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end());
 }
+
+float ScalarOf(ByteSpan bytes) {
+  uint32_t bits = 0;
+  EXPECT_TRUE(bytes.size() == 4 && Cursor(bytes).Le(&bits));
+  return std::bit_cast<float>(bits);
+}
+
+// The same run in the other layout: codes and block scales byte for byte those of Model-Optimizer, exact reciprocals of its scalars, and nothing else.
+void ExpectSameAsModelopt(const std::string& dir, const LlamaShape& shape) {
+  std::map<std::string, Bytes> out = Export(dir, shape, "compressed-tensors");
+  EXPECT_FALSE(out.contains("hf_quant_config.json"));
+  const Tensors ours(out["model.safetensors"]), golden(ReadGolden(dir + "/model.safetensors"));
+  const SiteNames &from = NamesIn(OutputLayout::kModelopt), &to = NamesIn(OutputLayout::kCompressedTensors);
+  EXPECT_EQ(ours.infos.size(), golden.infos.size());
+  size_t inverted = 0;
+  for (const auto& [name, info] : golden.infos) {
+    const std::string module = name.substr(0, name.rfind('.')), part = name.substr(module.size());
+    const bool quantized = golden.Has(module + from.global), scalar = part == from.global || part == from.input;
+    const std::string as = !quantized ? name : module + (part == from.codes ? to.codes : part == from.scales ? to.scales : part == from.global ? to.global : to.input);
+    ASSERT_TRUE(ours.Has(as)) << as;
+    EXPECT_EQ(ours.infos.at(as).dtype, info.dtype) << as;
+    EXPECT_EQ(ours.infos.at(as).shape, scalar ? std::vector<uint64_t>{1} : info.shape) << as;
+    if (scalar) {
+      EXPECT_EQ(std::bit_cast<uint32_t>(ScalarOf(ours[as])), std::bit_cast<uint32_t>(1.0f / ScalarOf(golden[name]))) << as;
+      ++inverted;
+    } else {
+      EXPECT_TRUE(SameBytes(ours[as], golden[name])) << as;
+    }
+  }
+  EXPECT_EQ(inverted, shape.layers * 7 * (shape.input_scales ? 2u : 1u));
+}
+
+TEST(GoldenExport, LlamaAsCompressedTensors) { ExpectSameAsModelopt("a_llama_nvfp4", {}); }
+TEST(GoldenExport, WeightOnlyAsCompressedTensors) { ExpectSameAsModelopt("g_llama_w4a16", {.layers = 1, .input_scales = false}); }
+TEST(GoldenExport, Float16AsCompressedTensors) { ExpectSameAsModelopt("n_float16", {.layers = 1, .dtype = DType::kF16}); }
 
 // The KV scales that this export carries are outside our recipes; everything else must agree.
 TEST(GoldenExport, TiedEmbeddings) {

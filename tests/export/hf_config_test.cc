@@ -9,6 +9,7 @@
 #include <regex>
 
 #include "ledger/base/file_system.h"
+#include "ledger/records/records.h"
 
 namespace holdfast {
 namespace {
@@ -60,6 +61,60 @@ TEST(HfConfig, EqualsModelOptimizer) {
               OurVersion(Golden(std::string(c.dir) + "/hf_quant_config.json")))
         << c.dir;
   }
+}
+
+// The literal form of the library's own exports (0.18), with our names.
+TEST(HfConfig, CompressedTensors) {
+  const auto full = MakeConfigJson("{}", {true, {"lm_head", "model.layers.0.mlp.gate"}, OutputLayout::kCompressedTensors});
+  ASSERT_TRUE(full.ok()) << full.error().message;
+  const OrderedJson expected = OrderedJson::parse(R"({"config_groups": {"group_0": {"format": "nvfp4-pack-quantized",
+    "input_activations": {"actorder": null, "block_structure": null, "dynamic": "local", "group_size": 16, "num_bits": 4, "observer": "static_minmax",
+      "observer_kwargs": {}, "scale_dtype": "torch.float8_e4m3fn", "strategy": "tensor_group", "symmetric": true, "type": "float", "zp_dtype": null},
+    "output_activations": null, "targets": ["Linear"],
+    "weights": {"actorder": null, "block_structure": null, "dynamic": false, "group_size": 16, "num_bits": 4, "observer": "memoryless_minmax",
+      "observer_kwargs": {}, "scale_dtype": "torch.float8_e4m3fn", "strategy": "tensor_group", "symmetric": true, "type": "float", "zp_dtype": null}}},
+    "format": "nvfp4-pack-quantized", "global_compression_ratio": null, "ignore": ["lm_head", "model.layers.0.mlp.gate"], "kv_cache_scheme": null,
+    "quant_method": "compressed-tensors", "quantization_status": "compressed", "sparsity_config": {}, "transform_config": {}, "version": "0.18.0"})");
+  EXPECT_EQ(OrderedJson::parse(*full)["quantization_config"].dump(1), expected.dump(1));
+  const auto weights = MakeConfigJson("{}", {false, {"lm_head"}, OutputLayout::kCompressedTensors});
+  ASSERT_TRUE(weights.ok());
+  EXPECT_TRUE(OrderedJson::parse(*weights)["quantization_config"]["config_groups"]["group_0"]["input_activations"].is_null());
+  for (const auto* text : {&*full, &*weights}) {
+    const auto back = ParseConfigQuant(Json::parse(*text), "config.json");
+    ASSERT_TRUE(back.ok()) << back.error().message;
+    EXPECT_EQ(back->layout, OutputLayout::kCompressedTensors);
+    EXPECT_EQ(back->quant_algo, text == &*full ? "NVFP4" : "W4A16_NVFP4");
+    EXPECT_EQ(back->group_size, 16u);
+    EXPECT_EQ(back->exclude.front(), "lm_head");
+  }
+}
+
+// By name, as the loader compares them: no patterns, the embedding is no linear, and a tied model has a head too.
+TEST(HfConfig, WhatCompressedTensorsIgnores) {
+  Plan plan;
+  plan.layers = 1;
+  plan.ignore = {"lm_head", "model.embed_tokens", "model.layers.0.self_attn*"};
+  plan.units.resize(3);
+  const auto tensor = [](const std::string& name, std::vector<uint64_t> shape) {
+    TensorPlan t;
+    t.name = name;
+    t.shape = std::move(shape);
+    return t;
+  };
+  for (uint32_t i = 0; i < 3; ++i) plan.units[i].id = i;
+  const std::string layer = "model.layers.0.";
+  plan.units[0].tensors = {tensor(layer + "self_attn.q_proj.weight", {4, 4}), tensor(layer + "self_attn.q_proj.bias", {4}), tensor(layer + "mlp.down_proj.weight", {4, 4}),
+                           tensor(layer + "input_layernorm.weight", {4})};
+  plan.units[0].sites = {{layer + "mlp.down_proj", 0, 4, 4}};
+  plan.units[1].tensors = {tensor("model.embed_tokens.weight", {8, 4})};
+  EXPECT_EQ(DescribeQuant(plan).exclude, plan.ignore);
+  EXPECT_THAT(DescribeQuant(plan, OutputLayout::kCompressedTensors).exclude, testing::ElementsAre("lm_head", layer + "self_attn.q_proj"));
+}
+
+TEST(HfConfig, IgnoredByNameOrByExpression) {
+  const std::vector<std::string> ignore = {"lm_head", "re:.*self_attn.*", "re:model\\.layers\\.1\\.", "re:(", "mlp"};
+  for (const char* hit : {"lm_head", "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"}) EXPECT_TRUE(IsIgnored(ignore, hit)) << hit;
+  for (const char* miss : {"lm_head2", "x.lm_head", "model.layers.0.mlp.up_proj", "a.model.layers.1.mlp"}) EXPECT_FALSE(IsIgnored(ignore, miss)) << miss;
 }
 
 TEST(HfConfig, KeepsSpellingsAndReplacesAnOldQuantization) {

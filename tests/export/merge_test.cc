@@ -32,9 +32,10 @@ struct Ready {
   SimFileSystem fs;
   ExportRun run;
   explicit Ready(uint64_t seed = 1, uint64_t shard_bytes = kTinyFiles,
-                 const std::string& numerics = "test")
+                 const std::string& numerics = "test", const std::string& layout = "")
       : fs(seed), run(fs, "/w", LlamaPlan({}), shard_bytes) {
     run.job().numerics = numerics;
+    run.job().layout = layout;
     run.AddWeights(ReadGolden("a_llama_nvfp4_src/model.safetensors"));
     run.AddSidecar("config.json", ToBytes("{\"bos_token_id\": 1, \"eos_token_id\": [2, 3], "
                                           "\"pad_token_id\": null, \"rms_norm_eps\": 1e-06}"));
@@ -161,6 +162,96 @@ TEST(Merge, StopsInTheMiddleOfAFile) {
     EXPECT_FALSE(*r.fs.Exists("/w/out"));
     FinishAndCompare(&r, "stopped with " + std::to_string(threads) + " threads");
   }
+}
+
+// ---- the same output again, and the other layout ----
+
+TEST(Export, AsModeloptItIsTheRunsOwnOutput) {
+  for (const uint32_t threads : {1u, 2u, 8u}) {
+    Ready r(threads);
+    ASSERT_TRUE(r.run.Merge().ok());
+    const auto log = ReadTree(r.fs, "/w/run");
+    const auto again = r.run.Export("/w/again", OutputLayout::kModelopt, 1, threads);
+    ASSERT_TRUE(again.ok()) << again.error().message;
+    EXPECT_TRUE(ReadTree(r.fs, "/w/again") == Undisturbed()) << threads;
+    EXPECT_TRUE(ReadTree(r.fs, "/w/run") == log) << "the run directory changed";
+    EXPECT_TRUE(ReadTree(r.fs, "/w/out") == Undisturbed());
+    EXPECT_THAT(Hidden(r.fs), testing::IsEmpty());
+  }
+}
+
+// Whichever of the two a run wrote itself, both come out of it, and the same as from a run that wrote the other one.
+TEST(Export, OneRunServesBothLayouts) {
+  Ready one;
+  Ready other(2, kTinyFiles, "test", "compressed-tensors");
+  ASSERT_TRUE(one.run.Merge().ok());
+  ASSERT_TRUE(other.run.Merge().ok());
+  ASSERT_TRUE(one.run.Export("/w/again", OutputLayout::kCompressedTensors).ok());
+  ASSERT_TRUE(other.run.Export("/w/again", OutputLayout::kModelopt).ok());
+  EXPECT_TRUE(ReadTree(one.fs, "/w/again") == ReadTree(other.fs, "/w/out"));
+  EXPECT_TRUE(ReadTree(other.fs, "/w/again") == Undisturbed());
+  std::vector<std::string> names;
+  for (const auto& [name, bytes] : ReadTree(other.fs, "/w/out")) names.push_back(name);
+  EXPECT_THAT(names, testing::ElementsAre("SHA256SUMS", "chat_template.jinja", "config.json", "generation_config.json", "holdfast.json",
+                                          "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"));
+}
+
+TEST(Export, WhatIsThereAlreadyIsNotWrittenAgain) {
+  Ready r;
+  const auto first = r.run.Export("/w/again", OutputLayout::kCompressedTensors);
+  ASSERT_TRUE(first.ok());
+  const uint64_t ops = r.fs.ops();
+  const auto second = r.run.Export("/w/again", OutputLayout::kCompressedTensors, 2);
+  ASSERT_TRUE(second.ok()) << second.error().message;
+  EXPECT_EQ(*first, *second);
+  EXPECT_LT(r.fs.ops() - ops, 5u);
+}
+
+TEST(Export, RefusesWhatIsNotItsOwn) {
+  Ready r;
+  ASSERT_TRUE(r.run.Merge().ok());
+  EXPECT_EQ(r.run.Export("/w/out", OutputLayout::kCompressedTensors).code(), ErrorCode::kAlreadyExists);
+  EXPECT_TRUE(ReadTree(r.fs, "/w/out") == Undisturbed());
+  WriteFile(r.fs, "/w/again/precious.txt", ToBytes("mine"));
+  EXPECT_EQ(r.run.Export("/w/again", OutputLayout::kModelopt).code(), ErrorCode::kAlreadyExists);
+  EXPECT_EQ(ReadTree(r.fs, "/w/again").size(), 1u);
+}
+
+TEST(Export, RefusesAChangedSidecarBeforeItWritesAnything) {
+  Ready r;
+  WriteFile(r.fs, "/w/src/tokenizer.json", ToBytes("{\"a\": 2}"));
+  EXPECT_EQ(r.run.Export("/w/again", OutputLayout::kModelopt).code(), ErrorCode::kInvalidArgument);
+  EXPECT_THAT(Hidden(r.fs), testing::IsEmpty());
+}
+
+// Neither half an output nor the work of another attempt, whatever the step.
+TEST(Export, AtEveryStepOfTheProcessAndBehindAPowerCut) {
+  const auto expected = [] {
+    Ready r;
+    EXPECT_TRUE(r.run.Export("/w/again", OutputLayout::kCompressedTensors).ok());
+    return ReadTree(r.fs, "/w/again");
+  }();
+  uint64_t n = 1;
+  for (bool died = true; died; ++n) {
+    Ready r(n * 7);
+    uint64_t seen = 0;
+    died = false;
+    r.fs.SetHook([&](const std::string&, const std::string&) -> Status {
+      died = died || ++seen == n;
+      return died ? Status(ErrnoError(EIO, "dead")) : OkStatus();
+    });
+    (void)r.run.Export("/w/again", OutputLayout::kCompressedTensors, 7).ok();
+    r.fs.SetHook(nullptr);
+    if (n % 2 == 0) r.fs.Crash();
+    const auto out = ReadTree(r.fs, "/w/again");
+    EXPECT_TRUE(out.empty() || out == expected) << "half-written output after step " << n;
+    const auto left = Hidden(r.fs);
+    const auto again = r.run.Export("/w/again", OutputLayout::kCompressedTensors, 9);
+    ASSERT_TRUE(again.ok()) << "step " << n << ": " << again.error().message;
+    EXPECT_TRUE(ReadTree(r.fs, "/w/again") == expected) << "step " << n;
+    EXPECT_EQ(Hidden(r.fs), left) << "another attempt's staging changed at step " << n;
+  }
+  EXPECT_GT(n, 40u);
 }
 
 TEST(Merge, SecondRunAnswersTheSame) {

@@ -179,6 +179,9 @@ TEST(Records, EveryControlPayloadRoundTripsAndSurvivesMutation) {
   JobSpec skipping = SmallJob(NonceOf(1), 4);
   skipping.skip_samples = 2;
   Exercise(skipping);
+  JobSpec other_layout = SmallJob(NonceOf(1), 4);
+  other_layout.layout = "compressed-tensors";
+  Exercise(other_layout);
   Exercise(MergeRecord{2, MergeRecord::State::kWritten, "model-00001-of-00002.safetensors", "out/.staging-x", 99, DigestOf(4)});
   Exercise(DoneRecord{DigestOf(5), {{"layers", 3}, {"note", "fine"}}});
   VoidRecord v;
@@ -252,7 +255,7 @@ TEST(Records, ListsAndTextsHaveLimits) {
 // Ledgers of the first format lack what was added since, and what says nothing is not written.
 TEST(Records, MembersThatWereAddedLaterMayBeMissing) {
   const Json job = SmallJob(NonceOf(1), 1).ToJson(), life = SmallIncarnation().ToJson();
-  for (const char* key : {"name", "config", "skip_samples"}) EXPECT_FALSE(job.contains(key)) << key;
+  for (const char* key : {"name", "config", "skip_samples", "layout"}) EXPECT_FALSE(job.contains(key)) << key;
   for (const char* key : {"public_key", "version", "numerics", "memory_bytes", "speed", "threads"}) EXPECT_FALSE(life.contains(key)) << key;
   HOLDFAST_EXPECT_OK(JobSpec::FromJson(job));
   const auto back = Incarnation::FromJson(life);

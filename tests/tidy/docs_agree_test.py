@@ -14,7 +14,7 @@ import sys
 
 from tree import ROOT, files, report, text
 
-COMMANDS = ("run", "plan", "resume", "status", "submit", "nodes", "cancel", "drain", "undrain", "logs", "keygen", "fsck", "gc", "verify")
+COMMANDS = ("run", "plan", "resume", "status", "submit", "nodes", "cancel", "drain", "undrain", "logs", "keygen", "fsck", "gc", "verify", "export")
 EXIT_CODES = ("0", "1", "2", "75")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 

@@ -12,6 +12,7 @@ namespace holdfast::testing {
 namespace {
 
 using ::testing::IsEmpty;
+constexpr OutputLayout kCompressed = OutputLayout::kCompressedTensors;
 
 std::vector<std::string> Lines(const VerifyReport& report) {
   std::vector<std::string> lines;
@@ -57,7 +58,11 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{"weight_only", {.weight_only = true}}, Shape{"sharded", {.layers = 4, .shards = 3}},
                       Shape{"bias", {.bias = true}}, Shape{"wide", {.layers = 1, .hidden = 256, .intermediate = 704, .kv = 64}},
                       Shape{"float16", {.dtype = DType::kF16}}, Shape{"float32", {.dtype = DType::kF32, .seed = 7}},
-                      Shape{"tied_mlp_only_sharded", {.layers = 3, .tied = true, .mlp_only = true, .shards = 2, .seed = 3}}),
+                      Shape{"tied_mlp_only_sharded", {.layers = 3, .tied = true, .mlp_only = true, .shards = 2, .seed = 3}},
+                      Shape{"compressed", {.layout = kCompressed}}, Shape{"compressed_tied", {.tied = true, .layout = kCompressed}},
+                      Shape{"compressed_mlp_only", {.mlp_only = true, .bias = true, .shards = 2, .layout = kCompressed}},
+                      Shape{"compressed_weight_only", {.weight_only = true, .layout = kCompressed}},
+                      Shape{"compressed_float32", {.dtype = DType::kF32, .seed = 11, .layout = kCompressed}}),
     [](const auto& info) { return std::string(info.param.name); });
 
 // The derivation above the block rule, tried on random data of every scale: no false alarm.

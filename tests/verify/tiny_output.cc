@@ -189,11 +189,50 @@ void TinyOutput::Quantize(const UnitPlan& unit) {
     StoredBytes codes{DType::kU8, {s.rows, s.cols / 2}, Bytes(s.rows * s.cols / 2)};
     StoredBytes scales{DType::kF8E4M3, {s.rows, s.cols / 16}, Bytes(s.rows * s.cols / 16)};
     QuantizeNvfp4(w.dtype, w.bytes, s.rows, s.cols, scale2, codes.bytes, scales.bytes);
-    tensors[s.module + ".weight"] = codes;
-    tensors[s.module + ".weight_scale"] = scales;
-    tensors[s.module + ".weight_scale_2"] = Scalar32(scale2);
-    if (!options_.weight_only) tensors[s.module + ".input_scale"] = Scalar32(GlobalScale(4.0f + s.set));
+    const SiteNames& as = NamesIn(options_.layout);
+    const auto scalar = [&](float v) {
+      StoredBytes t = Scalar32(options_.layout == OutputLayout::kModelopt ? v : 1.0f / v);
+      if (options_.layout == OutputLayout::kCompressedTensors) t.shape = {1};
+      return t;
+    };
+    tensors.erase(s.module + ".weight");
+    tensors[s.module + as.codes] = codes;
+    tensors[s.module + as.scales] = scales;
+    tensors[s.module + as.global] = scalar(scale2);
+    if (!options_.weight_only) tensors[s.module + as.input] = scalar(GlobalScale(4.0f + s.set));
   }
+}
+
+// As transformers and compressed-tensors 0.18 write it; names, not patterns.
+void TinyOutput::MakeCompressedConfig() {
+  const OrderedJson args = {{"actorder", nullptr}, {"block_structure", nullptr}, {"dynamic", false}, {"group_size", 16}, {"num_bits", 4},
+                            {"observer", "memoryless_minmax"}, {"observer_kwargs", OrderedJson::object()}, {"scale_dtype", "torch.float8_e4m3fn"},
+                            {"strategy", "tensor_group"}, {"symmetric", true}, {"type", "float"}, {"zp_dtype", nullptr}};
+  OrderedJson group;
+  group["format"] = "nvfp4-pack-quantized";
+  group["input_activations"] = nullptr;
+  if (!options_.weight_only) {
+    group["input_activations"] = args;
+    group["input_activations"]["dynamic"] = "local";
+  }
+  group["output_activations"] = nullptr;
+  group["targets"] = {"Linear"};
+  group["weights"] = args;
+  std::vector<std::string> ignore = {"lm_head"};
+  for (uint32_t i = 0; options_.mlp_only && i < options_.layers; ++i) {
+    for (const char* p : {"q_proj", "k_proj", "v_proj", "o_proj"}) ignore.push_back("model.layers." + std::to_string(i) + ".self_attn." + p);
+  }
+  quant()["config_groups"]["group_0"] = group;
+  quant()["format"] = "nvfp4-pack-quantized";
+  quant()["global_compression_ratio"] = nullptr;
+  quant()["ignore"] = ignore;
+  quant()["kv_cache_scheme"] = nullptr;
+  quant()["quant_method"] = "compressed-tensors";
+  quant()["quantization_status"] = "compressed";
+  quant()["sparsity_config"] = OrderedJson::object();
+  quant()["transform_config"] = OrderedJson::object();
+  quant()["version"] = "0.18.0";
+  with_hf_quant = false;
 }
 
 void TinyOutput::MakeConfigs() {
@@ -209,6 +248,7 @@ void TinyOutput::MakeConfigs() {
   config["architectures"] = {"LlamaForCausalLM"};
   config["num_hidden_layers"] = options_.layers;
   config["tie_word_embeddings"] = options_.tied;
+  if (options_.layout == OutputLayout::kCompressedTensors) return MakeCompressedConfig();
   quant()["config_groups"]["group_0"] = group;
   quant()["ignore"] = exclude;
   quant()["quant_algo"] = algo;
@@ -232,7 +272,11 @@ float TinyOutput::Scalar(const std::string& name) const {
   std::memcpy(&v, tensors.at(name).bytes.data(), 4);
   return v;
 }
-void TinyOutput::SetScalar(const std::string& name, float value) { tensors.at(name) = Scalar32(value); }
+void TinyOutput::SetScalar(const std::string& name, float value) {
+  StoredBytes scalar = Scalar32(value);
+  scalar.shape = tensors.at(name).shape;
+  tensors.at(name) = scalar;
+}
 
 void TinyOutput::Rename(const std::string& from, const std::string& to) {
   auto node = tensors.extract(from);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "export/format/output_layout.h"
 #include "export/format/safetensors.h"
 #include "export/verify/verify.h"
 #include "ledger/base/file_system.h"
@@ -27,6 +28,7 @@ struct TinyOptions {
   DType dtype = DType::kBF16;
   uint32_t shards = 1;
   uint64_t seed = 1;
+  OutputLayout layout = OutputLayout::kModelopt;
 };
 
 class TempDir {
@@ -71,6 +73,7 @@ class TinyOutput {
   void AddPlain(UnitPlan* unit, const std::string& name, const std::vector<uint64_t>& shape);
   void Quantize(const UnitPlan& unit);
   void MakeConfigs();
+  void MakeCompressedConfig();
   float Random();
 
   TinyOptions options_;
