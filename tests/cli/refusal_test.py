@@ -339,6 +339,11 @@ def unknown_recipe(w):
 
 
 @case
+def unknown_layout(w):
+    refused(w, "--layout", "gguf", "modelopt and compressed-tensors", args=w.args("o", "--layout", "gguf"))
+
+
+@case
 def shard_layers_do_not_add_up(w):
     refused(w, "4", args=w.args("o", "--shard-layers", "1,2"))
 
@@ -386,6 +391,7 @@ def resume_refused(w, *words, extra=()):
 def changed_arguments_are_named(w):
     interrupted(w)
     resume_refused(w, "--recipe", "nvfp4-w4a16", extra=["--recipe", "nvfp4-w4a16"])
+    resume_refused(w, "--layout", "modelopt", "jobctl export", extra=["--layout", "compressed-tensors"])
     resume_refused(w, "--seq-len", extra=["--seq-len", "16"])
     resume_refused(w, "--samples", extra=["--samples", "4"])
     h.make_tokens(w.calib, samples=24, length=64, seed=99)
